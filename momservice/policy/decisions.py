@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the policy engine says: diagnostics at load, decisions and failures of a run, each with its place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from momservice.snapshot import Value
+
+Severity = Literal["error", "warning"]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where in a policy: fragment name, line and column, both from 1; the column counts characters."""
+
+    fragment: str
+    line: int
+    column: int
+
+    def __str__(self) -> str:
+        return f"{self.fragment}:{self.line}:{self.column}"
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnostic:
+    """One finding at load. `code` is an error class of the language ("parse", "name", ...); `hint` is "" or one sentence."""
+
+    severity: Severity
+    code: str
+    place: Place
+    message: str
+    hint: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.place}: {self.message}" + (f" ({self.hint})" if self.hint else "")
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """One input that was read on the way to a control (only with trace=True): "stat", "average", "variable", "property"."""
+
+    entity: str
+    kind: str
+    name: str
+    value: Value
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """One control that the run set. `entity` is a key of the snapshot; the value is as the policy gave it, not yet range-checked."""
+
+    entity: str
+    name: str
+    value: Value
+    place: Place
+    reads: Sequence[Read] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """One error of a run, isolated: top-level form `form` (index) failed, or, with `entity`, that guest was dropped from the run."""
+
+    code: str
+    message: str
+    place: Place
+    form: int
+    entity: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Decisions:
+    """The outcome of one run.
+
+    `results`: value of each top-level form in order (nil for a failed one); entities and methods in it are given as `Opaque`.
+    `variables`: all SetVar values after the run by entity key (kept ones included). `debug`: what `debug` forms gave, as text.
+    `ended`: the run's total step budget was spent; then `controls` is empty.
+    """
+
+    results: Sequence[object]
+    controls: Sequence[Wanted]
+    variables: Mapping[str, Mapping[str, Value]]
+    failures: Sequence[Failure]
+    debug: Sequence[str]
+    steps: int
+    ended: bool = False
+
+    @property
+    def degraded(self) -> bool:
+        """Whether anything failed."""
+        return bool(self.failures) or self.ended
+
+
+@dataclass(frozen=True, slots=True)
+class Opaque:
+    """A value that isn't data ("host", "guest", "guests", "method") where a result shows it."""
+
+    kind: str
