@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The errors that callers of the service can get: one class per D-Bus error name, each made from one line of text.
+
+The service raises them, the bus carries name and text, and the client raises the same class again.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from momservice.bus.connection import ERROR as STANDARD_PREFIX
+from momservice.bus.connection import CallError
+
+PREFIX = "org.ovirt.Mom1.Error."
+
+
+class MomError(CallError):
+    """Base of all of them. `error_name`: the D-Bus name."""
+
+    error_name: ClassVar[str]
+
+    def __init__(self, text: str) -> None:
+        super().__init__(self.error_name, text)
+
+
+class InvalidPolicy(MomError):  # noqa: N818 - as on the bus
+    """A policy can't be parsed, fails the load checks or is refused by its trial run. Text: `fragment:line:column: message`."""
+
+    error_name = PREFIX + "InvalidPolicy"
+
+
+class UnknownPolicy(MomError):  # noqa: N818 - as on the bus
+    """There is no policy of that name."""
+
+    error_name = PREFIX + "UnknownPolicy"
+
+
+class UnknownParameter(MomError):  # noqa: N818 - as on the bus
+    """No policy gives a parameter of that name a default."""
+
+    error_name = PREFIX + "UnknownParameter"
+
+
+class UnknownGuest(MomError):  # noqa: N818 - as on the bus
+    """No guest of that UUID is monitored."""
+
+    error_name = PREFIX + "UnknownGuest"
+
+
+class OutOfRange(MomError):  # noqa: N818 - as on the bus
+    """A number is outside the range that its argument allows."""
+
+    error_name = PREFIX + "OutOfRange"
+
+
+class HelperUnavailable(MomError):  # noqa: N818 - as on the bus
+    """A helper doesn't answer."""
+
+    error_name = PREFIX + "HelperUnavailable"
+
+
+class HypervisorUnavailable(MomError):  # noqa: N818 - as on the bus
+    """libvirt doesn't answer."""
+
+    error_name = PREFIX + "HypervisorUnavailable"
+
+
+class Busy(MomError):  # noqa: N818 - as on the bus
+    """Something of the kind is under way already."""
+
+    error_name = PREFIX + "Busy"
+
+
+class Paused(MomError):  # noqa: N818 - as on the bus
+    """Not while the service is paused."""
+
+    error_name = PREFIX + "Paused"
+
+
+class InvalidArgs(MomError):  # noqa: N818 - as on the bus
+    """An argument has the wrong type or form."""
+
+    error_name = STANDARD_PREFIX + "InvalidArgs"
+
+
+class AccessDenied(MomError):  # noqa: N818 - as on the bus
+    """The caller may not do that."""
+
+    error_name = STANDARD_PREFIX + "AccessDenied"
+
+
+class InteractiveAuthorizationRequired(MomError):  # noqa: N818 - as on the bus
+    """The caller may do that once it has identified itself, but its message doesn't allow asking."""
+
+    error_name = STANDARD_PREFIX + "InteractiveAuthorizationRequired"
+
+
+class LimitsExceeded(MomError):  # noqa: N818 - as on the bus
+    """An argument is too long, or there are too many of something."""
+
+    error_name = STANDARD_PREFIX + "LimitsExceeded"
+
+
+_BY_NAME: dict[str, type[MomError]] = {kind.error_name: kind for kind in MomError.__subclasses__()}
+
+
+def typed(error: CallError) -> CallError:
+    """The same error as the class of its name; one of a foreign name stays as it is."""
+    kind = _BY_NAME.get(error.name)
+    return kind(error.text) if kind else error
