@@ -23,79 +23,79 @@ class MomError(CallError):
         super().__init__(self.error_name, text)
 
 
-class InvalidPolicy(MomError):  # noqa: N818 - as on the bus
+class InvalidPolicy(MomError):
     """A policy can't be parsed, fails the load checks or is refused by its trial run. Text: `fragment:line:column: message`."""
 
     error_name = PREFIX + "InvalidPolicy"
 
 
-class UnknownPolicy(MomError):  # noqa: N818 - as on the bus
+class UnknownPolicy(MomError):
     """There is no policy of that name."""
 
     error_name = PREFIX + "UnknownPolicy"
 
 
-class UnknownParameter(MomError):  # noqa: N818 - as on the bus
+class UnknownParameter(MomError):
     """No policy gives a parameter of that name a default."""
 
     error_name = PREFIX + "UnknownParameter"
 
 
-class UnknownGuest(MomError):  # noqa: N818 - as on the bus
+class UnknownGuest(MomError):
     """No guest of that UUID is monitored."""
 
     error_name = PREFIX + "UnknownGuest"
 
 
-class OutOfRange(MomError):  # noqa: N818 - as on the bus
+class OutOfRange(MomError):
     """A number is outside the range that its argument allows."""
 
     error_name = PREFIX + "OutOfRange"
 
 
-class HelperUnavailable(MomError):  # noqa: N818 - as on the bus
+class HelperUnavailable(MomError):
     """A helper doesn't answer."""
 
     error_name = PREFIX + "HelperUnavailable"
 
 
-class HypervisorUnavailable(MomError):  # noqa: N818 - as on the bus
+class HypervisorUnavailable(MomError):
     """libvirt doesn't answer."""
 
     error_name = PREFIX + "HypervisorUnavailable"
 
 
-class Busy(MomError):  # noqa: N818 - as on the bus
+class Busy(MomError):
     """Something of the kind is under way already."""
 
     error_name = PREFIX + "Busy"
 
 
-class Paused(MomError):  # noqa: N818 - as on the bus
+class Paused(MomError):
     """Not while the service is paused."""
 
     error_name = PREFIX + "Paused"
 
 
-class InvalidArgs(MomError):  # noqa: N818 - as on the bus
+class InvalidArgs(MomError):
     """An argument has the wrong type or form."""
 
     error_name = STANDARD_PREFIX + "InvalidArgs"
 
 
-class AccessDenied(MomError):  # noqa: N818 - as on the bus
+class AccessDenied(MomError):
     """The caller may not do that."""
 
     error_name = STANDARD_PREFIX + "AccessDenied"
 
 
-class InteractiveAuthorizationRequired(MomError):  # noqa: N818 - as on the bus
+class InteractiveAuthorizationRequired(MomError):
     """The caller may do that once it has identified itself, but its message doesn't allow asking."""
 
     error_name = STANDARD_PREFIX + "InteractiveAuthorizationRequired"
 
 
-class LimitsExceeded(MomError):  # noqa: N818 - as on the bus
+class LimitsExceeded(MomError):
     """An argument is too long, or there are too many of something."""
 
     error_name = STANDARD_PREFIX + "LimitsExceeded"
