@@ -29,8 +29,8 @@ class Entity:
 
     key: str
     samples: Sequence[Sample] = ()
-    properties: Mapping[str, Value] = EMPTY
-    variables: Mapping[str, Value] = EMPTY
+    properties: Mapping[str, Value] = field(default_factory=lambda: EMPTY)
+    variables: Mapping[str, Value] = field(default_factory=lambda: EMPTY)
 
     def newest(self, name: str) -> Value:
         """The newest value of a field; None for nil."""
@@ -47,5 +47,5 @@ class Snapshot:
 
     host: Entity = field(default_factory=lambda: Entity(HOST))
     guests: Sequence[Entity] = ()
-    parameters: Mapping[str, Value] = EMPTY
+    parameters: Mapping[str, Value] = field(default_factory=lambda: EMPTY)
     taken_us: int = 0

@@ -1,2 +1,23 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The policy language: text in, decisions out. Pure: no I/O, no clock, no logging."""
+
+from momservice.policy.decisions import Decisions, Diagnostic, Failure, Opaque, Place, Read, Wanted
+from momservice.policy.program import TEXT_BYTES, Loaded, Program, evaluate, excerpt, load, trial_errors, trial_warnings
+
+__all__ = [
+    "TEXT_BYTES",
+    "Decisions",
+    "Diagnostic",
+    "Failure",
+    "Loaded",
+    "Opaque",
+    "Place",
+    "Program",
+    "Read",
+    "Wanted",
+    "evaluate",
+    "excerpt",
+    "load",
+    "trial_errors",
+    "trial_warnings",
+]

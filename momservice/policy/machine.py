@@ -1,0 +1,340 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The evaluator: runs compiled code on one snapshot.
+
+A stack machine rather than a recursive walk, so that how deep a policy nests and calls never meets Python's recursion limit, and a step is the
+same thing everywhere: one operation. All that a run changes goes through `write`, which remembers what was there: undoing a failed form or a
+failed guest's round is going back through that journal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, NoReturn, TypeAlias
+
+from momservice.fields import Schema
+from momservice.policy.decisions import Decisions, Failure, Place, Read, Wanted
+from momservice.policy.values import Datum, List, PolicyError, Thing, as_text, cost, inward, shown
+from momservice.snapshot import Snapshot, Value
+
+CALL_DEPTH: Final = 200
+FORM_STEPS: Final = 10_000
+ROUND_STEPS: Final = 2_000
+RUN_STEPS: Final = 5_000_000
+DEBUG_LINES: Final = 1000
+HALT: Final = -1
+_JOURNAL: Final = 20_000
+_ABSENT: Final = object()
+
+# An operation gets its operand; it gives the address to go on at, or None for the next one.
+Operation: TypeAlias = "Callable[[Machine, Any], int | None]"
+
+
+@dataclass(frozen=True, slots=True)
+class Code:
+    """A compiled program: one list of operations.
+
+    `forms`: the first address of each top-level form. `starts`: by address the offset in the text of all fragments, that `place` makes a
+    place of.
+    """
+
+    operations: Sequence[tuple[Operation, Any]]
+    starts: Sequence[int]
+    forms: Sequence[int]
+    place: Callable[[int], Place]
+
+
+@dataclass(frozen=True, slots=True)
+class Function:
+    """A function of the policy: its parameters and the address of its body."""
+
+    name: str
+    parameters: tuple[str, ...]
+    address: int
+
+
+@dataclass(slots=True)
+class Loop:
+    """A `with` under way. It lies on the stack below the value of its body."""
+
+    items: tuple[Datum, ...]
+    next: int = 0
+    values: list[Datum] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class _Round:
+    """One guest's round of an outermost loop: what to go back to when it fails."""
+
+    guest: Thing
+    loop: Loop
+    again: int
+    journal: int
+    stack: int
+    scopes: int
+    calls: int
+    steps: int
+    reads: int
+
+
+class _Ended(Exception):
+    """The steps of the whole run are spent."""
+
+
+class Machine:
+    """The state of one run. Operations (operations of `code`) are functions on it."""
+
+    def __init__(self, code: Code, schema: Schema, snapshot: Snapshot, parameters: Mapping[str, Value], *, trace: bool) -> None:
+        self._code = code
+        self.host = Thing("host", snapshot.host, schema.host)
+        self.guests = List(Thing("guest", guest, schema.guest) for guest in snapshot.guests)
+        self.stack: list[Any] = []
+        self.calls: list[int] = []
+        # The value that each variable has now; the scopes hold what their variables hide (_ABSENT: nothing). No scope: the global one.
+        self.variable: dict[str, Any] = {name: inward(value) for name, value in parameters.items()}
+        self.scopes: list[dict[str, Any]] = []
+        self.functions: dict[str, Function] = {}
+        self.controls: dict[str, dict[str, Wanted]] = {}
+        self.variables = {entity.key: dict(entity.variables) for entity in (snapshot.host, *snapshot.guests) if entity.variables}
+        self.reads: dict[tuple[str, str, str], Read] | None = {} if trace else None
+        self._journal: list[tuple[dict[str, Any], str, Any]] = []
+        self._round: _Round | None = None
+        self._dropped: set[str] = set()
+        self._failures: list[Failure] = []
+        self._debug: list[str] = []
+        self._form = 0
+        self._run_steps = RUN_STEPS
+        self._steps = self._granted = 0
+
+    # --- running -------------------------------------------------------------------------------------------------------------------
+
+    def run(self) -> Decisions:
+        """Evaluates all top-level forms in order. Raises nothing, whatever the policy does."""
+        kept = {key: dict(values) for key, values in self.variables.items()}
+        results: list[object] = []
+        try:
+            for self._form, address in enumerate(self._code.forms):
+                value = self._run_form(address)
+                self._pay(cost(value))
+                results.append(shown(value))
+        except _Ended:
+            return Decisions(results, (), kept, self._failures, self._debug, RUN_STEPS, ended=True)
+        variables = {key: values for key, values in self.variables.items() if values}
+        return Decisions(results, self._wanted(), variables, self._failures, self._debug, RUN_STEPS - self._run_steps)
+
+    def _wanted(self) -> list[Wanted]:
+        return [wanted for key, of_entity in self.controls.items() if key not in self._dropped for wanted in of_entity.values()]
+
+    def _run_form(self, address: int) -> Datum:
+        self._grant(FORM_STEPS)
+        value: Datum = None
+        while address != HALT:
+            try:
+                self._go(address)
+                value = self.stack.pop()
+                address = HALT
+            except PolicyError as error:
+                address = self._recover(error)
+        self._account()
+        self._journal.clear()
+        if self.reads:
+            self.reads.clear()
+        return value
+
+    def _go(self, address: int) -> None:
+        """The inner loop: from an address to the end of the form. Raises PolicyError, with `_at` telling where."""
+        operations = self._code.operations
+        while address != HALT:
+            self._at = address
+            self._steps -= 1
+            if self._steps < 0:
+                self._out_of_steps()
+            operation, operand = operations[address]
+            jump = operation(self, operand)
+            address = address + 1 if jump is None else jump
+
+    # --- steps ---------------------------------------------------------------------------------------------------------------------
+
+    def charge(self, steps: int) -> None:
+        """Counts more steps for an operation whose cost depends on its operands. Raises PolicyError("limit")."""
+        self._steps -= steps
+        if self._steps < 0:
+            self._out_of_steps()
+
+    def _grant(self, steps: int) -> None:
+        self._steps = self._granted = min(steps, self._run_steps)
+
+    def _account(self) -> None:
+        """Takes what the form or round under way has used so far from the steps of the run."""
+        self._run_steps -= self._granted - max(self._steps, 0)
+        self._granted = self._steps = max(self._steps, 0)
+
+    def _pay(self, steps: int) -> None:
+        """Takes steps from the run alone, for what is done for it outside of forms."""
+        self._run_steps -= steps
+        if self._run_steps < 0:
+            self._end()
+
+    def _end(self) -> NoReturn:
+        self._failures.append(Failure("limit", f"the run takes more than {RUN_STEPS} steps", self._here(), self._form))
+        raise _Ended
+
+    def _out_of_steps(self) -> NoReturn:
+        if self._granted >= self._run_steps:
+            self._end()
+        most = FORM_STEPS if self._round is None else ROUND_STEPS
+        raise PolicyError("limit", f"more than {most} steps in one {'form' if self._round is None else 'round of a guest'}")
+
+    # --- changes and their undoing ---------------------------------------------------------------------------------------------------
+
+    def write(self, table: dict[str, Any], name: str, value: object) -> None:
+        """Sets or (value _ABSENT) removes an entry, so that it can be undone."""
+        self._journal.append((table, name, table.get(name, _ABSENT)))
+        _put(table, name, value)
+
+    def _undo(self, mark: int) -> None:
+        for table, name, old in reversed(self._journal[mark:]):
+            _put(table, name, old)
+        del self._journal[mark:]
+
+    def _shorten_journal(self) -> None:
+        """Keeps what each entry was at the start of the form: enough while no round is under way."""
+        first: dict[tuple[int, str], tuple[dict[str, Any], str, Any]] = {}
+        for change in self._journal:
+            first.setdefault((id(change[0]), change[1]), change)
+        self._journal = list(first.values())
+
+    def _recover(self, error: PolicyError) -> int:
+        """Undoes the failed round, or else the form; gives the address to go on at."""
+        failed, entity = self._round, None if self._round is None else self._round.guest.key
+        self._failures.append(Failure(error.code, error.message, self._here(), self._form, entity))
+        if failed is None:
+            self._undo(0)
+            for leftover in (self.stack, self.scopes, self.calls):
+                leftover.clear()
+            return HALT
+        self._undo(failed.journal)
+        del self.stack[failed.stack :], self.scopes[failed.scopes :], self.calls[failed.calls :]
+        self._dropped.add(failed.guest.key)
+        failed.loop.values.append(None)
+        self._end_round(failed)
+        return failed.again
+
+    def _here(self) -> Place:
+        return self._code.place(self._code.starts[self._at])
+
+    # --- scopes ----------------------------------------------------------------------------------------------------------------------
+
+    def define(self, name: str, value: Datum) -> Datum:
+        """Defines a variable in the innermost scope if it is absent there; gives the value it has then."""
+        if self.scopes:
+            scope = self.scopes[-1]
+            if name in scope:
+                return self._value(name)
+            scope[name] = self.variable.get(name, _ABSENT)
+        elif name in self.variable:
+            return self._value(name)
+        self.write(self.variable, name, value)
+        return value
+
+    def _value(self, name: str) -> Datum:
+        value: Datum = self.variable[name]
+        return value
+
+    def look_up(self, name: str) -> Datum:
+        """The value of a variable. Raises PolicyError("name")."""
+        if name not in self.variable:
+            raise PolicyError("name", f"the variable '{name}' is not defined here")
+        return self._value(name)
+
+    def assign(self, name: str, value: Datum) -> None:
+        """Sets a variable in the nearest scope that has it. Raises PolicyError("name")."""
+        self.look_up(name)
+        self.write(self.variable, name, value)
+
+    def open_scope(self) -> None:
+        """Begins a scope."""
+        self.scopes.append({})
+
+    def close_scope(self) -> None:
+        """Ends the innermost scope: what its variables hid is seen again."""
+        for name, hidden in self.scopes.pop().items():
+            self.write(self.variable, name, hidden)
+
+    # --- functions and loops ------------------------------------------------------------------------------------------------------------
+
+    def enter(self, function: Function, operands: Sequence[Datum], back: int) -> int:
+        """Calls a function; gives the address of its body. Raises PolicyError("too-deep")."""
+        if len(self.calls) == CALL_DEPTH:
+            raise PolicyError("too-deep", f"calls are more than {CALL_DEPTH} deep")
+        self.calls.append(back)
+        self.open_scope()
+        for name, value in zip(function.parameters, operands, strict=True):
+            self.define(name, value)
+        return function.address
+
+    def leave(self) -> int:
+        """Ends a call; gives the address to go back to."""
+        self.close_scope()
+        return self.calls.pop()
+
+    def next_round(self, item: str, end: int) -> int | None:
+        """Begins the next round of the loop on the stack, skipping guests that failed; at its end leaves the list of values and gives `end`."""
+        loop: Loop = self.stack[-1]
+        while loop.next < len(loop.items):
+            value = loop.items[loop.next]
+            loop.next += 1
+            if type(value) is Thing and value.kind == "guest":
+                if value.key in self._dropped:
+                    self.charge(1)
+                    loop.values.append(None)
+                    continue
+                if self._round is None:
+                    self._begin_round(value, loop)
+            self.open_scope()
+            self.define(item, value)
+            return None
+        values = self.stack[-1] = List(loop.values)
+        # The rounds have paid for the values themselves, not for lists in them that were there before.
+        self.charge(values.weight - len(values.items))
+        return end
+
+    def end_of_round(self) -> None:
+        """Takes the value of the body that has just ended into the loop below it."""
+        value = self.stack.pop()
+        loop: Loop = self.stack[-1]
+        loop.values.append(value)
+        self.close_scope()
+        if self._round is not None and self._round.loop is loop:
+            self._end_round(self._round)
+
+    def _begin_round(self, guest: Thing, loop: Loop) -> None:
+        # The step that found the guest is the round's, so that a form's budget doesn't depend on the number of guests.
+        self._steps += 1
+        self._account()
+        reads = len(self.reads) if self.reads is not None else 0
+        marks = (len(self._journal), len(self.stack), len(self.scopes), len(self.calls))
+        self._round = _Round(guest, loop, self._at, *marks, self._steps, reads)
+        self._grant(ROUND_STEPS)
+        self._steps -= 1
+
+    def _end_round(self, ended: _Round) -> None:
+        self._account()
+        self._round = None
+        self._grant(ended.steps)
+        while self.reads is not None and len(self.reads) > ended.reads:
+            self.reads.popitem()
+        if len(self._journal) > _JOURNAL:
+            self._shorten_journal()
+
+    def log(self, operands: Sequence[Datum]) -> None:
+        """Keeps the values of a `debug` form as one line of text; the first thousand lines of a run."""
+        if len(self._debug) < DEBUG_LINES:
+            self._debug.append(" ".join(map(as_text, operands[:100])))
+
+
+def _put(table: dict[str, Any], name: str, value: object) -> None:
+    if value is _ABSENT:
+        table.pop(name, None)
+    else:
+        table[name] = value

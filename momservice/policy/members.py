@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What stands behind a dot: fields and methods of entities. Nothing else has members.
+
+Objects in fields (the disks of `io_tune`) would be a further type of value: their fields answer in `member`, their setters in `receiver`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import islice
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+from momservice.policy.decisions import Place, Read, Wanted
+from momservice.policy.forms import METHODS
+from momservice.policy.values import NUMBERS, Datum, PolicyError, Thing, cost, inward, kind_of, outward
+
+if TYPE_CHECKING:
+    from momservice.policy.machine import Machine
+
+# How many variables an entity may keep: they last from run to run.
+KEPT: Final = 1000
+# How many inputs a control is explained by.
+READS: Final = 100
+Method: TypeAlias = "Callable[[Machine, Thing, Sequence[Datum], Place], Datum]"
+
+
+def member(machine: Machine, value: Datum, name: str) -> Datum:
+    """The field `name` of a value. Raises PolicyError("name") without such a field, ("form") for a method that isn't called."""
+    if type(value) is not Thing:
+        raise PolicyError("name", f"{kind_of(value)} has no field '{name}'")
+    if name in METHODS:
+        raise PolicyError("form", f"the method '{name}' is not called")
+    if name not in value.names.declared and name not in value.names.known:
+        raise PolicyError("name", f"the {value.kind} has no field '{name}'")
+    return _newest(machine, value, name)
+
+
+def receiver(value: Datum, method: str) -> Thing:
+    """The entity whose method is called. Raises PolicyError("name")."""
+    if type(value) is Thing and method in METHODS:
+        return value
+    raise PolicyError("name", f"{kind_of(value)} has no method '{method}'")
+
+
+def _newest(machine: Machine, thing: Thing, name: str) -> Datum:
+    value = inward(thing.entity.newest(name)) if name in thing.names.declared else None
+    machine.charge(cost(value))
+    _note(machine, thing, "stat", name, value)
+    return value
+
+
+def _note(machine: Machine, thing: Thing, kind: str, name: str, value: Datum) -> None:
+    if machine.reads is not None:
+        machine.reads[thing.key, kind, name] = Read(thing.key, kind, name, outward(value))
+
+
+def _name(value: Datum, method: str) -> str:
+    if isinstance(value, str):
+        return value
+    raise PolicyError("type", f"'{method}' takes a name, a string, not {kind_of(value)}")
+
+
+def _field_name(thing: Thing, value: Datum, method: str) -> str:
+    name = _name(value, method)
+    if name in thing.names.declared or name in thing.names.known:
+        return name
+    raise PolicyError("unknown-field", f"the {thing.kind} has no field '{name[:60]}'")
+
+
+def _prop(machine: Machine, thing: Thing, operands: Sequence[Datum], _place: Place) -> Datum:
+    name = _name(operands[0], "Prop")
+    if name not in thing.names.properties:
+        raise PolicyError("unknown-prop", f"the {thing.kind} has no property '{name[:60]}'")
+    value = inward(thing.entity.properties.get(name))
+    _note(machine, thing, "property", name, value)
+    return value
+
+
+def _stat(machine: Machine, thing: Thing, operands: Sequence[Datum], _place: Place) -> Datum:
+    value = _newest(machine, thing, _field_name(thing, operands[0], "Stat"))
+    return operands[1] if value is None and len(operands) > 1 else value
+
+
+def _average(machine: Machine, thing: Thing, operands: Sequence[Datum], _place: Place) -> Datum:
+    name = _field_name(thing, operands[0], "StatAvg")
+    values = [inward(value) for value in thing.entity.history(name)] if name in thing.names.declared else []
+    machine.charge(len(values))
+    if not values:
+        raise PolicyError("no-data", f"'{name}' has no value to average")
+    if any(type(value) not in NUMBERS for value in values):
+        raise PolicyError("type", f"'{name}' can't be averaged: it isn't a number")
+    mean = float(sum(values)) / len(values)  # type: ignore[arg-type]  # all of them are numbers
+    _note(machine, thing, "average", name, mean)
+    return mean
+
+
+def _set_variable(machine: Machine, thing: Thing, operands: Sequence[Datum], _place: Place) -> Datum:
+    name = _name(operands[0], "SetVar")
+    machine.charge(cost(operands[1]))
+    kept = machine.variables.setdefault(thing.key, {})
+    if name not in kept and len(kept) >= KEPT:
+        raise PolicyError("limit", f"an entity keeps at most {KEPT} variables")
+    machine.write(kept, name, outward(operands[1]))
+    return None
+
+
+def _get_variable(machine: Machine, thing: Thing, operands: Sequence[Datum], _place: Place) -> Datum:
+    name = _name(operands[0], "GetVar")
+    value = inward(machine.variables.get(thing.key, {}).get(name))
+    _note(machine, thing, "variable", name, value)
+    return value
+
+
+def _control(machine: Machine, thing: Thing, operands: Sequence[Datum], place: Place) -> Datum:
+    name = _name(operands[0], "Control")
+    machine.charge(cost(operands[1]))
+    reads = tuple(islice(machine.reads.values(), READS)) if machine.reads is not None else ()
+    wanted = Wanted(thing.key, name, outward(operands[1]), place, reads)
+    machine.write(machine.controls.setdefault(thing.key, {}), name, wanted)
+    return None
+
+
+def _get_control(machine: Machine, thing: Thing, operands: Sequence[Datum], _place: Place) -> Datum:
+    wanted = machine.controls.get(thing.key, {}).get(_name(operands[0], "GetControl"))
+    return None if wanted is None else inward(wanted.value)
+
+
+METHOD_CODE: Final[dict[str, Method]] = {
+    "Prop": _prop,
+    "Stat": _stat,
+    "StatAvg": _average,
+    "SetVar": _set_variable,
+    "GetVar": _get_variable,
+    "Control": _control,
+    "GetControl": _get_control,
+}

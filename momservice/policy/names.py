@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The names a program binds, wherever in it: scope is dynamic, so any of them may be seen from anywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from typing import Final
+
+from momservice.policy.forms import FORMS
+from momservice.policy.reader import Atom, Group, Node
+from momservice.snapshot import Value
+
+_LONGEST: Final = 64
+_CANDIDATES: Final = 1000
+
+
+@dataclass(slots=True)
+class Bound:
+    """Variables, and functions with the numbers of parameters their definitions have."""
+
+    variables: set[str] = field(default_factory=set)
+    functions: dict[str, set[int]] = field(default_factory=dict)
+
+
+def form_name(node: Node) -> str:
+    """The form a list calls, by its first name ("def" for defun); "" if it calls none."""
+    if isinstance(node, Group) and node.bracket != "{" and node.items and isinstance(node.items[0], Atom):
+        form = FORMS.get(node.items[0].name)
+        return form.name if form else ""
+    return ""
+
+
+def bound_names(forms: Iterable[Node]) -> Bound:
+    """Collects what the forms bind, without recursion."""
+    bound = Bound()
+    waiting = list(forms)
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, Group):
+            waiting.extend(node.items)
+            _collect(bound, form_name(node), node.items[1:])
+    return bound
+
+
+def _collect(bound: Bound, form: str, operands: Sequence[Node]) -> None:
+    if form == "defvar":
+        bound.variables.update(_symbols(operands[:1]))
+    elif form == "with":
+        bound.variables.update(_symbols(operands[1:2]))
+    elif form == "let" and operands and isinstance(operands[0], Group):
+        for binding in operands[0].items:
+            bound.variables.update(_symbols(binding.items[:1] if isinstance(binding, Group) else ()))
+    elif form == "def" and len(operands) > 1 and isinstance(operands[1], Group):
+        parameters = operands[1].items
+        bound.variables.update(_symbols(parameters))
+        for name in _symbols(operands[:1]):
+            bound.functions.setdefault(name, set()).add(len(parameters))
+
+
+def _symbols(nodes: Iterable[Node]) -> list[str]:
+    return [node.name for node in nodes if isinstance(node, Atom) and node.kind == "symbol"]
+
+
+def parameters(forms: Iterable[Node]) -> dict[str, Value]:
+    """Name -> default of each parameter: a global whose first top-level `defvar` gives a constant."""
+    constants: dict[str, Value] = {}
+    defined: set[str] = set()
+    for form in forms:
+        if form_name(form) != "defvar" or not isinstance(form, Group) or len(form.items) != 3:  # noqa: PLR2004  # defvar, name, value
+            continue
+        name, value = form.items[1:]
+        if not isinstance(name, Atom) or name.kind != "symbol" or name.name in defined:
+            continue
+        defined.add(name.name)
+        if isinstance(value, Atom) and value.kind == "literal":
+            constants[name.name] = value.value
+        elif isinstance(value, Atom) and value.name in constants:
+            constants[name.name] = constants[value.name]
+    return constants
+
+
+def nearest(name: str, candidates: Iterable[str]) -> str:
+    """A hint with the nearest of the candidates; "" if none is near. What it costs is bounded: names and their number are an author's choice."""
+    alike = [other for other in candidates if abs(len(other) - len(name)) <= 3 and other != name and len(other) <= _LONGEST]  # noqa: PLR2004
+    found = get_close_matches(name, sorted(alike)[:_CANDIDATES], n=1, cutoff=0.7) if len(name) <= _LONGEST else []
+    return f"did you mean '{found[0]}'?" if found else ""
+
+
+def short(name: str) -> str:
+    """A name for a message: at most some 60 characters."""
+    return name if len(name) <= _LONGEST else name[:_LONGEST] + "..."

@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Loading and running: `load` makes a `Program` of text, `evaluate` makes `Decisions` of a program and a snapshot."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Final
+
+from momservice.fields import Schema
+from momservice.policy.compiler import Compiler
+from momservice.policy.decisions import Decisions, Diagnostic, Failure, Place
+from momservice.policy.machine import Code, Machine
+from momservice.policy.names import bound_names, parameters, short
+from momservice.policy.reader import Node, Source, read
+from momservice.policy.values import typed_like
+from momservice.snapshot import Snapshot, Value
+
+TEXT_BYTES: Final = 1024 * 1024
+# Errors of a run that other figures can't cure: a policy that has one in its trial is refused.
+INCURABLE: Final = frozenset({"name", "arity", "form", "limit", "too-deep", "unknown-field", "unknown-prop"})
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """A loaded policy: immutable, to be run any number of times.
+
+    `fragments`: their names, in the order they run. `parameters`: name -> default of each global that `SetParameters` may set.
+    """
+
+    fragments: Sequence[str]
+    schema: Schema
+    parameters: Mapping[str, Value]
+    code: Code = field(repr=False)
+
+    def coerce_parameter(self, name: str, value: Value) -> Value:
+        """The value as the parameter takes it: a bool as 1 or 0 for an integer, any number as a float for a float.
+
+        Raises KeyError for an unknown parameter, ValueError with one line for a value of another type.
+        """
+        try:
+            return typed_like(self.parameters[name], value)
+        except ValueError as error:
+            raise ValueError(f"parameter '{short(name)}' {error}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What came of loading: `program` is None if one of the diagnostics is an error."""
+
+    program: Program | None
+    diagnostics: Sequence[Diagnostic]
+
+
+def load(fragments: Mapping[str, str], schema: Schema, limit_bytes: int = TEXT_BYTES) -> Loaded:
+    """Parses and checks fragments (name -> text; they run in the order of their names). Raises nothing, whatever the text."""
+    names = sorted(fragments)
+    size = sum(len(fragments[name].encode(errors="surrogatepass")) for name in names)
+    if size > limit_bytes:
+        message = f"the policy has {size} bytes in all, more than {limit_bytes}"
+        return Loaded(None, [Diagnostic("error", "limit", Place(names[0], 1, 1), message)])
+    sources = _sources([(name, fragments[name]) for name in names])
+    trees = [read(source) for source in sources]
+    faults = [fault for _, fault in trees if fault is not None]
+    if faults:
+        return Loaded(None, faults)
+    return _compile(sources, [forms for forms, _ in trees], schema)
+
+
+def _sources(texts: Sequence[tuple[str, str]]) -> list[Source]:
+    sources: list[Source] = []
+    base = 0
+    for name, content in texts:
+        sources.append(Source(name, content, base))
+        # One more than its length: each fragment has a place at its end, and no two begin at the same.
+        base += len(content) + 1
+    return sources
+
+
+def _compile(sources: Sequence[Source], trees: Sequence[Sequence[Node]], schema: Schema) -> Loaded:
+    everything = [form for forms in trees for form in forms]
+    defaults = parameters(everything)
+    compiler = Compiler(sources, schema, bound_names(everything), frozenset(defaults))
+    for source, forms in zip(sources, trees, strict=True):
+        compiler.fragment(source, forms)
+    found = compiler.checks.diagnostics
+    if compiler.checks.failed:
+        return Loaded(None, found)
+    return Loaded(Program(tuple(source.name for source in sources), schema, MappingProxyType(defaults), compiler.code()), found)
+
+
+def evaluate(program: Program, snapshot: Snapshot, *, trace: bool = False) -> Decisions:
+    """Runs a program on a snapshot. Pure: the same program and snapshot give the same decisions. Raises nothing.
+
+    With `trace` each control carries the inputs read on the way to it. A parameter of the snapshot that the program doesn't have, or has
+    with another type, isn't bound: the program's default holds.
+    """
+    return Machine(program.code, program.schema, snapshot, _bound_parameters(program, snapshot), trace=trace).run()
+
+
+def _bound_parameters(program: Program, snapshot: Snapshot) -> dict[str, Value]:
+    bound: dict[str, Value] = {}
+    for name, value in snapshot.parameters.items():
+        try:
+            bound[name] = program.coerce_parameter(name, value)
+        except (KeyError, ValueError):
+            continue
+    return bound
+
+
+def trial_errors(decisions: Decisions) -> list[Failure]:
+    """The failures of a trial run for which a policy is refused: those that no other figures would cure."""
+    return [failure for failure in decisions.failures if failure.code in INCURABLE]
+
+
+def trial_warnings(decisions: Decisions) -> list[Failure]:
+    """The other failures of a trial run: isolated in a live run, and given as warnings."""
+    return [failure for failure in decisions.failures if failure.code not in INCURABLE]
+
+
+def excerpt(diagnostic: Diagnostic | Failure, text: str) -> str:
+    """The line of the fragment's text that a finding points at, and a line with a caret below it: at most 100 characters each.
+
+    Tabs and what can't be printed show as one space, so that the caret stands below its character.
+    """
+    lines = text.split("\n")
+    line = lines[diagnostic.place.line - 1] if diagnostic.place.line <= len(lines) else ""
+    column = diagnostic.place.column - 1
+    start = max(0, column - 60)
+    shown = "".join(character if character.isprintable() else " " for character in line[start : start + 100])
+    return f"{shown.rstrip()}\n{' ' * (column - start)}^"

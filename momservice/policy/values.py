@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The values of the language: nil, bool, int, float, string, list, entity. A closed world: nothing else exists in a run.
+
+nil is None, a list is `List`, an entity is `Thing`; the others are the Python types of the same name, exactly (no subclasses).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+from momservice.fields import EntityKind, Names
+from momservice.policy.decisions import Opaque
+from momservice.snapshot import Entity, Value
+
+INTEGER_BITS: Final = 256
+STRING_BYTES: Final = 64 * 1024
+LIST_VALUES: Final = 1_000_000
+# How deep lists may nest: showing them and taking them in recurses.
+LIST_DEPTH: Final = 32
+_INTEGER_END: Final = 1 << INTEGER_BITS
+_SHOWN: Final = 200
+
+
+class PolicyError(Exception):
+    """An error of the language. `code` is its class ("type", "name", "value"...); the text is one line."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Thing:
+    """An entity in a run. `names` says which fields and properties it has; it is equal only to itself."""
+
+    kind: EntityKind
+    entity: Entity
+    names: Names
+
+    @property
+    def key(self) -> str:
+        """The snapshot's key of the entity."""
+        return self.entity.key
+
+
+class List:
+    """A list. `weight` counts its values, nested ones included, so that what a list costs is known without walking it.
+
+    Raises PolicyError("value") beyond a million values or 32 lists inside each other.
+    """
+
+    __slots__ = ("depth", "items", "weight")
+
+    def __init__(self, items: Iterable[Datum]) -> None:
+        self.items: tuple[Datum, ...] = tuple(items)
+        inner = [item for item in self.items if type(item) is List]
+        self.weight = len(self.items) + sum(item.weight for item in inner)
+        self.depth = 1 + max((item.depth for item in inner), default=0)
+        if self.weight > LIST_VALUES:
+            raise PolicyError("value", f"a list of more than {LIST_VALUES} values")
+        if self.depth > LIST_DEPTH:
+            raise PolicyError("value", f"more than {LIST_DEPTH} lists inside each other")
+
+
+Datum: TypeAlias = bool | int | float | str | List | Thing | None
+NUMBERS: Final = frozenset({bool, int, float})
+
+
+def kind_of(value: Datum) -> str:
+    """The name of a value's type, with its article, for messages."""
+    if type(value) is Thing:
+        return "an entity"
+    return {bool: "a boolean", int: "an integer", float: "a float", str: "a string", List: "a list"}.get(type(value), "nil")
+
+
+def truth(value: Datum) -> bool:
+    """False are nil, false, 0, 0.0, "" and the empty list."""
+    return bool(value.items) if type(value) is List else bool(value)
+
+
+def integer(value: int) -> int:
+    """The integer, if it has at most 256 bits. Raises PolicyError("value")."""
+    if -_INTEGER_END < value < _INTEGER_END:
+        return value
+    raise PolicyError("value", f"an integer of more than {INTEGER_BITS} bits")
+
+
+def text(value: str) -> str:
+    """The string, if it has at most 64 KiB. Raises PolicyError("value")."""
+    if len(value) > STRING_BYTES or (len(value) * 4 > STRING_BYTES and len(value.encode(errors="surrogatepass")) > STRING_BYTES):
+        raise PolicyError("value", f"a string of more than {STRING_BYTES // 1024} KiB")
+    return value
+
+
+def inward(value: Value, depth: int = 0) -> Datum:
+    """A value of the snapshot as one of the language. Raises PolicyError("value") for what is too large or none of the types."""
+    kind = type(value)
+    if value is None or kind is float or kind is bool:
+        return value  # type: ignore[return-value]  # mypy does not narrow by `kind`
+    if isinstance(value, str):
+        return text(str(value))
+    if isinstance(value, int):
+        return integer(int(value))
+    if isinstance(value, list | tuple) and depth < LIST_DEPTH:
+        return List(inward(item, depth + 1) for item in value)
+    raise PolicyError("value", "the snapshot holds a value that the language has no type for")
+
+
+def outward(value: Datum) -> Value:
+    """A value as plain data, lists as lists. Raises PolicyError("type") for an entity, or a list that holds one."""
+    if type(value) is Thing:
+        raise PolicyError("type", "an entity can't be stored or sent")
+    if type(value) is List:
+        return _plain(value)
+    return value  # type: ignore[return-value]  # neither entity nor list is left
+
+
+def _plain(value: List) -> list[Value]:
+    return [outward(item) for item in value.items]
+
+
+def cost(*operands: Datum) -> int:
+    """The steps that an operation takes beyond its own: one for each value in its lists and for each 16 characters of its strings."""
+    return sum(value.weight if type(value) is List else len(value) >> 4 for value in operands if isinstance(value, List | str))
+
+
+def shown(value: Datum) -> object:
+    """A value as results show it: entities as Opaque, lists as lists."""
+    if type(value) is Thing:
+        return Opaque(value.kind)
+    return [shown(item) for item in value.items] if type(value) is List else value
+
+
+def as_text(value: Datum) -> str:
+    """A value as a debug line shows it, at most some 200 characters."""
+    if type(value) is Thing:
+        return value.key
+    if type(value) is List:
+        return f"<list of {len(value.items)}>"
+    if isinstance(value, str):
+        return value if len(value) <= _SHOWN else value[:_SHOWN] + "..."
+    return {None: "nil", True: "true", False: "false"}[value] if value is None or type(value) is bool else repr(value)
+
+
+def typed_like(default: Value, value: Value) -> Value:
+    """`value` for a parameter whose default is `default`: int takes int and bool, float any number, string a string, nil anything.
+
+    Raises ValueError with one line.
+    """
+    try:
+        outward(inward(value))
+    except PolicyError as error:
+        raise ValueError(error.message) from None
+    if default is None or (isinstance(default, str) and isinstance(value, str)):
+        return value
+    if isinstance(default, float) and isinstance(value, bool | int | float):
+        return float(value)
+    if isinstance(default, int) and isinstance(value, bool | int):
+        return int(value)
+    wanted = "a number" if isinstance(default, float) else "an integer" if isinstance(default, int) else "a string"
+    raise ValueError(f"takes {wanted}")
+
