@@ -19,7 +19,7 @@ from dbus_next import BusType, DBusError, Message, MessageFlag, MessageType, Nam
 from dbus_next import introspection as intr
 from dbus_next.aio import MessageBus
 
-__all__ = ["BusLost", "Call", "CallError", "Connection", "Export", "Variant", "load_interfaces"]
+__all__ = ["BusLost", "Call", "CallError", "Connection", "Export", "Variant", "clean", "load_interfaces"]
 
 log = logging.getLogger(__name__)
 
@@ -39,19 +39,24 @@ STANDARD: Mapping[str, Mapping[str, tuple[str, str]]] = {
 }
 
 
+def clean(text: str) -> str:
+    """The text as D-Bus can carry it: without NUL and lone surrogates, for which the bus would throw the sender out."""
+    return text.encode("utf-8", "replace").decode("utf-8").replace("\0", "\N{REPLACEMENT CHARACTER}")
+
+
 class CallError(Exception):
     """An error reply, sent or received: a D-Bus error name and one line of text."""
 
     def __init__(self, name: str, text: str) -> None:
         super().__init__(text)
         self.name = name
-        self.text = " ".join(text.split())[:MAX_ERROR_CHARACTERS]
+        self.text = " ".join(clean(text).split())[:MAX_ERROR_CHARACTERS]
 
     def __str__(self) -> str:
         return self.text
 
 
-class BusLost(Exception):  # noqa: N818 - a state of the world, nobody's mistake
+class BusLost(Exception):
     """The connection to the bus is gone."""
 
 

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The D-Bus interface org.ovirt.Mom1.Policy over the store."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
+
+from momservice.bus.arguments import checked_name, checked_parameters, checked_policies, policy_details
+from momservice.bus.backend import Parameter, PolicyStore
+from momservice.bus.connection import Call, Variant, clean
+from momservice.bus.names import MAIN_POLICY
+from momservice.bus.polkit import NO_DETAILS, PolkitGate
+from momservice.bus.variants import to_variants
+from momservice.policy.decisions import Diagnostic
+
+
+class Policy:
+    """One coroutine per method: types in, types out, one delegation.
+
+    `uid_of` gives the user id behind a unique name.
+    """
+
+    def __init__(self, store: PolicyStore, gate: PolkitGate, uid_of: Callable[[str], Awaitable[int]]) -> None:
+        self._store, self._gate, self._uid_of = store, gate, uid_of
+
+    async def guard(self, call: Call) -> None:
+        """Check the arguments, then polkit's word on the call, which is told what would be loaded."""
+        await self._gate.authorize(call, self._details(call))
+
+    @staticmethod
+    def _details(call: Call) -> Mapping[str, str]:
+        match call.member:
+            case "SetParameters" | "ReplaceParameters":
+                checked_parameters(call.args[0])
+                return NO_DETAILS
+            case "RemoveNamedPolicy":
+                return {"mom.request": f"{call.member} {checked_name(call.args[0])}"}
+            case "ResetPolicies":
+                return {"mom.request": call.member}
+            case "SetPolicy" | "SetNamedPolicy" | "SetPolicies" | "ValidatePolicy":
+                return policy_details(call.member, _texts(call))
+            case _:
+                return NO_DETAILS
+
+    async def get_policy(self, _call: Call) -> Sequence[Any]:
+        """`GetPolicy() -> s`."""
+        return [clean(self._store.texts().get(MAIN_POLICY, ""))]
+
+    async def get_named_policies(self, _call: Call) -> Sequence[Any]:
+        """`GetNamedPolicies() -> a{ss}`."""
+        return [{clean(name): clean(text) for name, text in self._store.texts().items()}]
+
+    async def set_some(self, call: Call) -> Sequence[Any]:
+        """`SetPolicy(s) -> t`, `SetNamedPolicy(s, s) -> t`."""
+        return [await self._store.set_policies(_texts(call))]
+
+    async def set_policies(self, call: Call) -> Sequence[Any]:
+        """`SetPolicies(a{ss}, b) -> t`."""
+        return [await self._store.set_policies(_texts(call), replace=call.args[1])]
+
+    async def remove_named_policy(self, call: Call) -> Sequence[Any]:
+        """`RemoveNamedPolicy(s) -> t`."""
+        return [await self._store.remove(call.args[0])]
+
+    async def reset_policies(self, _call: Call) -> Sequence[Any]:
+        """`ResetPolicies() -> t`."""
+        return [await self._store.reset()]
+
+    async def validate_policy(self, call: Call) -> Sequence[Any]:
+        """`ValidatePolicy(a{ss}) -> aa{sv}`."""
+        return [[_diagnostic(found) for found in await self._store.validate(_texts(call))]]
+
+    async def set_parameters(self, call: Call) -> Sequence[Any]:
+        """`SetParameters(a{sv}) -> t`, `ReplaceParameters(a{sv}) -> t`."""
+        values, uid = checked_parameters(call.args[0]), await self._uid_of(call.sender)
+        return [await self._store.set_parameters(values, uid, replace=call.member == "ReplaceParameters")]
+
+    async def get_parameters(self, _call: Call) -> Sequence[Any]:
+        """`GetParameters() -> a{sa{sv}}`."""
+        return [{name: _parameter(parameter) for name, parameter in self._store.parameters().items()}]
+
+
+def _texts(call: Call) -> dict[str, str]:
+    """The policies in the arguments of a call, checked."""
+    match call.args:
+        case [str(text)]:
+            return checked_policies({MAIN_POLICY: text})
+        case [str(name), str(text)]:
+            return checked_policies({name: text})
+        case [texts, *_]:
+            return checked_policies(texts)
+        case _:
+            raise TypeError(f"{call.member} carries no policies")
+
+
+def _diagnostic(found: Diagnostic) -> dict[str, Variant]:
+    text = {"severity": found.severity, "code": found.code, "fragment": found.place.fragment, "message": found.message, "hint": found.hint}
+    return to_variants(text) | {"line": Variant("u", found.place.line), "column": Variant("u", found.place.column)}
+
+
+def _parameter(parameter: Parameter) -> dict[str, Variant]:
+    """`value` (left out for nil), `origin`, `time` (us since the epoch), `uid` (only of a client's)."""
+    fields = to_variants({"value": parameter.value, "origin": parameter.origin})
+    fields["time"] = Variant("t", parameter.time_us)
+    if parameter.uid is not None:
+        fields["uid"] = Variant("u", parameter.uid)
+    return fields

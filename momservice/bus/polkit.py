@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The gate: who may call which member. polkit decides, by the caller's unique name, before a guarded method runs."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
+from types import MappingProxyType
+from typing import Final
+
+from momservice.bus.connection import Call, CallError, Connection, Variant
+from momservice.bus.names import MANAGER, POLICY
+from momservice.errors import AccessDenied, InteractiveAuthorizationRequired, LimitsExceeded
+
+log = logging.getLogger(__name__)
+
+POLKIT = ("org.freedesktop.PolicyKit1", "/org/freedesktop/PolicyKit1/Authority", "org.freedesktop.PolicyKit1.Authority")
+# What polkit's own errors begin with: it answered, and it is the question that it didn't like.
+POLKIT_ERROR = "org.freedesktop.PolicyKit1.Error."
+ALLOW_USER_INTERACTION = 1
+CHECK_DEADLINE_S = 5.0
+# uid 0 passes with or without polkit, so it needn't wait long for one that hangs.
+ROOT_DEADLINE_S = 1.0
+# Time to type a password.
+DIALOG_DEADLINE_S = 120.0
+MAX_PER_UID = 4
+MAX_IN_ALL = 64
+LINES_PER_MINUTE = 10
+MINUTE_S = 60.0
+
+FREE: Final = ""
+READ: Final = "org.ovirt.mom1.read"
+LOAD_POLICY: Final = "org.ovirt.mom1.load-policy"
+SET_PARAMETERS: Final = "org.ovirt.mom1.set-parameters"
+CONTROL: Final = "org.ovirt.mom1.control"
+
+_MEMBERS: Final[Mapping[str, Mapping[str, str]]] = {
+    FREE: {MANAGER: "Ping GetStatistics GetHostStatistics GetGuestStatistics GetActiveGuests"},
+    READ: {POLICY: "GetPolicy GetNamedPolicies GetParameters"},
+    LOAD_POLICY: {POLICY: "SetPolicy SetNamedPolicy SetPolicies RemoveNamedPolicy ResetPolicies ValidatePolicy"},
+    SET_PARAMETERS: {POLICY: "SetParameters ReplaceParameters"},
+    CONTROL: {MANAGER: "Pause Resume Reload"},
+}
+# (interface, member) -> action. A member without a row is refused.
+ACTIONS: Final[Mapping[tuple[str, str], str]] = MappingProxyType(
+    {(i, member): action for action, rows in _MEMBERS.items() for i, members in rows.items() for member in members.split()}
+)
+
+NO_DETAILS: Mapping[str, str] = MappingProxyType({})
+
+
+class RefusalLog:
+    """Log lines, at most so many a minute of each kind; what was left out is counted in the next one."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._since: dict[str, float] = {}
+        self._lines: Counter[str] = Counter()
+
+    def warning(self, kind: str, text: str, *args: object) -> None:
+        """One line of that kind, or none if there were too many."""
+        now = self._clock()
+        left_out = 0
+        if now - self._since.get(kind, -MINUTE_S) >= MINUTE_S:
+            left_out = self._lines[kind] - LINES_PER_MINUTE
+            self._since[kind] = now
+            self._lines[kind] = 0
+        self._lines[kind] += 1
+        if self._lines[kind] <= LINES_PER_MINUTE:
+            log.warning(text, *args)
+        if left_out > 0:
+            log.warning("left out %d more lines like this one in the minute before", left_out)
+
+
+class PolkitGate:
+    """Lets calls pass or raises AccessDenied, InteractiveAuthorizationRequired or LimitsExceeded.
+
+    `available`: whether polkit answered when it was last asked; `tell` gets a line saying why not, "" when it does. Without polkit uid 0
+    passes and everybody else is refused.
+    """
+
+    def __init__(self, connection: Connection, tell: Callable[[str], None] = lambda reason: None) -> None:
+        self.available = True
+        self._tell = tell
+        self._connection = connection
+        self._in_flight: Counter[int] = Counter()
+        self._refusals = RefusalLog()
+        self._cancellations = itertools.count(1)
+
+    async def authorize(self, call: Call, details: Mapping[str, str] = NO_DETAILS) -> None:
+        """Pass or raise. `details` are shown to rules and in the dialog."""
+        action = ACTIONS.get((call.interface, call.member))
+        if action == FREE:
+            return
+        uid = await self._connection.uid_of(call.sender)
+        if action is None:
+            self._refuse("no-action", call, uid, "no action guards it")
+            raise AccessDenied(f"{call.member} is open to nobody")
+        async with self._slot(call, uid):
+            await self._decide(action, call, uid, details)
+
+    @asynccontextmanager
+    async def _slot(self, call: Call, uid: int) -> AsyncIterator[None]:
+        """One of the few checks that may be under way at a time. uid 0 never waits for a person, so it needs no bound."""
+        if uid and (self._in_flight[uid] >= MAX_PER_UID or self._in_flight.total() >= MAX_IN_ALL):
+            self._refuse("busy", call, uid, "too many authorization checks under way")
+            raise LimitsExceeded("too many authorization checks under way: try again later")
+        self._in_flight[uid] += 1
+        try:
+            yield
+        finally:
+            self._in_flight[uid] -= 1
+            if not self._in_flight[uid]:
+                del self._in_flight[uid]
+
+    async def _decide(self, action: str, call: Call, uid: int, details: Mapping[str, str]) -> None:
+        try:
+            authorized, challenge = await self._check(action, call, details, ROOT_DEADLINE_S if uid == 0 else CHECK_DEADLINE_S)
+            self._answered("")
+        except CallError as error:
+            self._answered("" if error.name.startswith(POLKIT_ERROR) else f"polkit does not answer, only root can change anything: {error}")
+            self._without_polkit(action, call, uid, error)
+            return
+        if challenge and call.interactive:
+            authorized, challenge = await self._dialog(action, call, details)
+        if authorized:
+            return
+        if challenge:
+            self._refuse(action, call, uid, "needs authentication")
+            raise InteractiveAuthorizationRequired(f"{call.member} needs authentication for {action}, and nobody could be asked")
+        self._refuse(action, call, uid, "polkit says no")
+        raise AccessDenied(f"polkit does not grant {action} to the caller of {call.member}")
+
+    def _answered(self, reason: str) -> None:
+        self.available = not reason
+        self._tell(reason)
+
+    def _without_polkit(self, action: str, call: Call, uid: int, error: CallError) -> None:
+        reason = "polkit refuses to check" if self.available else "polkit does not answer"
+        if uid == 0:
+            log.debug("%s by uid 0 passes: %s: %s", call.member, reason, error)
+            return
+        self._refuse("polkit", call, uid, f"{reason}: {error}")
+        raise AccessDenied(f"{call.member} needs {action}, but {reason}: only root can do that now")
+
+    async def _dialog(self, action: str, call: Call, details: Mapping[str, str]) -> tuple[bool, bool]:
+        """The check once more, now with a dialog; a dialog that is left alone is taken away."""
+        cancellation = f"mom{next(self._cancellations)}"
+        try:
+            return await self._check(action, call, details, DIALOG_DEADLINE_S, ALLOW_USER_INTERACTION, cancellation)
+        except CallError as error:
+            log.info("no answer to the dialog about %s for %s: %s", call.member, call.sender, error)
+        with suppress(CallError):
+            await self._connection.call(*POLKIT, "CancelCheckAuthorization", "s", cancellation, deadline_s=ROOT_DEADLINE_S)
+        return False, False
+
+    async def _check(
+        self, action: str, call: Call, details: Mapping[str, str], deadline_s: float, flags: int = 0, cancellation: str = ""
+    ) -> tuple[bool, bool]:
+        """Ask polkit once: (authorized, or would be after authentication)."""
+        subject = ["system-bus-name", {"name": Variant("s", call.sender)}]
+        body = [subject, action, dict(details), flags, cancellation]
+        reply = await self._connection.call(*POLKIT, "CheckAuthorization", "(sa{sv})sa{ss}us", *body, deadline_s=deadline_s)
+        authorized, challenge, _ = reply[0]
+        return bool(authorized), bool(challenge)
+
+    def _refuse(self, kind: str, call: Call, uid: int, reason: str) -> None:
+        self._refusals.warning(kind, "refused %s to %s (uid %d): %s", call.member, call.sender, uid, reason)

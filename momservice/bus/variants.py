@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Values of the policy language as D-Bus variants, and back."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from momservice.bus.connection import Variant, clean
+from momservice.errors import InvalidArgs
+from momservice.snapshot import Value
+
+INT64 = range(-(2**63), 2**63)
+INTEGERS = frozenset("ynqiuxt")
+
+
+def to_variant(value: Value) -> Variant:
+    """One value that isn't nil: int `x` (beyond 64 bits `d`), float `d`, bool `b`, text `s`. Raises TypeError for what has no form here."""
+    match value:
+        case bool():
+            return Variant("b", value)
+        case int():
+            return Variant("x", value) if value in INT64 else Variant("d", float(value))
+        case float():
+            return Variant("d", value)
+        case str():
+            return Variant("s", clean(value))
+        case _:
+            raise TypeError(f"a {type(value).__name__} has no form on the bus")
+
+
+def to_variants(values: Mapping[str, Value]) -> dict[str, Variant]:
+    """A dictionary `a{sv}`; nil values are left out."""
+    return {name: to_variant(value) for name, value in values.items() if value is not None}
+
+
+def from_variant(name: str, variant: Variant) -> bool | int | float | str:
+    """The value of the parameter `name` from a client: any D-Bus integer, `d`, `b` or `s`. Raises InvalidArgs for others, inf and NaN."""
+    value = variant.value
+    match variant.signature:
+        case "d" if not math.isfinite(value):
+            raise InvalidArgs(f"parameter {name}: {value} is not a finite number")
+        case "b" | "d" | "s":
+            assert isinstance(value, bool | float | str)
+            return value
+        case integer if integer in INTEGERS:
+            return int(value)
+        case other:
+            raise InvalidArgs(f"parameter {name}: D-Bus type '{other}' is none of integer, 'd', 'b', 's'")
+
+
+def plain(variants: Mapping[str, Variant]) -> dict[str, Value]:
+    """An `a{sv}` of the service as plain values."""
+    return {name: variant.value for name, variant in variants.items()}
