@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""momservice: entry point; nothing but wiring."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import logging.handlers
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NoReturn
+
+from momservice import __version__, config, parts, store
+from momservice.bus import service
+from momservice.bus.connection import BusLost, CallError, Connection
+from momservice.engine import Engine
+from momservice.errors import Busy
+from momservice.hypervisor.libvirt_source import Hypervisor
+from momservice.hypervisor.workers import DeadlineMissed, NoThreadLeft, Workers
+from momservice.notify import notify
+
+log = logging.getLogger("momservice")
+
+BUS_NAME = "org.ovirt.Mom1"
+LOAD_DEADLINE_S = 60
+# systemd is told to wait for a second; nothing below may take longer.
+STOP_DEADLINE_S = 0.8
+
+
+def arguments() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser("momservice", description="The Memory Overcommitment Manager: shares a host's memory by policy.")
+    parser.add_argument("--version", action="version", version=f"momservice {__version__}")
+    parser.add_argument("--config", type=Path, default=config.DEFAULT_FILE, metavar="FILE", help="configuration (default: %(default)s)")
+    parser.add_argument("--check-config", action="store_true", help="check configuration and policies, say what is wrong, and exit")
+    config.add_options(parser)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the service. Exit status 0 after a stop, 1 when it can't go on, 2 for a wrong command line or configuration."""
+    options = vars(arguments().parse_args(argv))
+    file, check = options.pop("config"), options.pop("check_config")
+    read = partial(config.load, file, {name: text for name, text in options.items() if text is not None})
+    try:
+        settings = read()
+        if check:
+            return check_all(settings)
+        parts.schema(settings)
+    except config.ConfigError as error:
+        return complain(error.problems, 2)
+    set_up_log(settings)
+    try:
+        status = asyncio.run(serve(read))
+    except (BusLost, CallError) as error:
+        return complain([str(error)], 1)
+    leave(status)
+
+
+def complain(problems: Sequence[str], status: int) -> int:
+    """One line for each problem."""
+    for problem in problems:
+        print(f"momservice: {problem}", file=sys.stderr)  # noqa: T201 - what a command line says
+    return status
+
+
+def check_all(settings: config.Config) -> int:
+    """`--check-config`: warnings don't fail it, errors in policies do."""
+    complain([f"warning: {warning}" for warning in settings.warnings], 0)
+    _, problems = store.build_tolerantly(settings, parts.schema(settings))
+    return complain(problems, 2 if problems else 0)
+
+
+def set_up_log(settings: config.Config) -> None:
+    """Log to standard error (the journal), or to the configured file, if it can be written."""
+    handler: logging.Handler = logging.StreamHandler()
+    problem = ""
+    if settings.log:
+        try:
+            handler = logging.handlers.RotatingFileHandler(settings.log, maxBytes=settings.max_bytes, backupCount=settings.backup_count)
+        except OSError as error:
+            problem = f"cannot write the log file {settings.log}: {error.strerror}; logging to standard error"
+    stamp = "%(asctime)s " if settings.log and not problem else ""
+    logging.basicConfig(level=settings.verbosity, handlers=[handler], format=stamp + "%(levelname)s %(name)s: %(message)s")
+    for warning in [*settings.warnings, *([problem] if problem else [])]:
+        log.warning("%s", warning)
+
+
+async def serve(read: partial[config.Config]) -> int:
+    """Connect, publish, run until a signal or the end of the bus. Gives the exit status."""
+    connection = await Connection.open()
+    workshop = parts.Workshop(connection)
+    settings = read()
+    hypervisor = Hypervisor(settings.libvirt_uri)
+    workers = Workers(1, "policy")
+    policies = store.PolicyStore(parts.schema(settings), partial(offload, workers))
+    engine = Engine(lambda: (fresh := read(), workshop.parts(fresh)), policies, hypervisor)
+    policies.world, policies.changed = engine.snapshot, engine.wake
+    await policies.start(settings)
+    service.publish(connection, engine, policies)
+    await connection.own(BUS_NAME)
+    notify("READY=1")
+    log.info("momservice %s runs", __version__)
+    return await until_the_end(connection, engine)
+
+
+async def until_the_end(connection: Connection, engine: Engine) -> int:
+    """Run the engine. 0 after SIGTERM or SIGINT, 1 when the bus went or the engine ended by itself. SIGHUP reloads."""
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    tasks: set[asyncio.Task[Any]] = set()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    loop.add_signal_handler(signal.SIGHUP, lambda: tasks.add(loop.create_task(reload(engine))))
+    runs = loop.create_task(engine.run(lambda: notify("WATCHDOG=1")))
+    stopped, lost = loop.create_task(stop.wait()), loop.create_task(connection.lost())
+    done, _ = await asyncio.wait({runs, stopped, lost}, return_when=asyncio.FIRST_COMPLETED)
+    if stopped not in done:
+        log.error("the system bus is gone" if lost in done else "the engine has ended: %s", *([] if lost in done else [runs.exception()]))
+        return 1
+    notify("STOPPING=1")
+    runs.cancel()
+    await asyncio.wait({loop.create_task(engine.stop())}, timeout=STOP_DEADLINE_S)
+    return 0
+
+
+async def reload(engine: Engine) -> None:
+    """SIGHUP: as the method Reload; the log tells what came of it."""
+    try:
+        await engine.reload()
+    except CallError as error:
+        log.error("not reloaded: %s", error)
+
+
+async def offload(workers: Workers, function: Any) -> Any:
+    """Run a load outside the loop."""
+    try:
+        return await workers.run(function, LOAD_DEADLINE_S)
+    except (NoThreadLeft, DeadlineMissed):
+        raise Busy("an earlier change of the policies is still being checked: try again later") from None
+
+
+def leave(status: int) -> NoReturn:
+    """End without waiting for anything: a thread that hangs in libvirt must not hold up the stop."""
+    logging.shutdown()
+    os._exit(status)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

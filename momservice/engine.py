@@ -1,0 +1,367 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The cycle: collect -> evaluate -> apply -> publish.
+
+Three rounds on clocks of their own (host, guests, policy) and a tick that looks after them, all in one event loop. Each round is a
+firewall: whatever goes wrong in it is reported, and the others go on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+from momservice.bus.connection import ERROR, CallError
+from momservice.collectors import GuestCollector, HostCollector, Moment
+from momservice.config import Config, ConfigError
+from momservice.controllers import Controller, HelperUnavailable, Outcome, World
+from momservice.fields import Schema
+from momservice.history import History
+from momservice.hypervisor import GuestRecord, HypervisorUnavailable
+from momservice.hypervisor.libvirt_source import Hypervisor
+from momservice.policy import Decisions, evaluate
+from momservice.snapshot import EMPTY, Sample, Snapshot, Value
+from momservice.store import PolicyStore
+
+log = logging.getLogger(__name__)
+
+# Guest figures older than so many intervals are no figures.
+STALE_INTERVALS = 3
+# The watchdog is fed at least so often, whatever the intervals.
+MAX_TICK_S = 5
+# Outcomes of controls that reached kernel or guest.
+SENT = ("applied", "clamped")
+# A round that has not ended for so many of its intervals, and so many seconds, is stuck.
+STUCK_INTERVALS, STUCK_S = 3, 60
+
+
+@dataclass(slots=True)
+class Reasons:
+    """Why the service isn't what it should be: one line by part. Logs each change of a line, not each repetition."""
+
+    lines: dict[str, str] = field(default_factory=dict)
+
+    def set(self, part: str, reason: str) -> None:
+        """Set the reason of a part; "" when it is well."""
+        if reason == self.lines.get(part, ""):
+            return
+        if reason:
+            log.warning("%s", reason)
+            self.lines[part] = reason
+        else:
+            log.info("%s: well again", part)
+            del self.lines[part]
+
+
+@dataclass(slots=True)
+class Pause:
+    """A pause that a client asked for. `until_s`: on the monotonic clock, None for no end."""
+
+    reason: str
+    until_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What the configuration chose: the collectors and controllers in use, and the names that policies may use with them."""
+
+    schema: Schema
+
+    host: Sequence[HostCollector]
+    guest: Sequence[GuestCollector]
+    controllers: Sequence[Controller]
+    # Called after each guest round: sets the statistics period of new guests.
+    settle: Callable[[Sequence[GuestRecord], World], Awaitable[None]]
+    # Called every few seconds: prolongs the lease of the knobs.
+    renew: Callable[[], Awaitable[None]]
+    # Called at the end: puts the knobs back.
+    restore: Callable[[], Awaitable[None]]
+
+
+class Engine:
+    """Runs the rounds and tells how they go. Public attributes are what `org.ovirt.Mom1.Manager` shows."""
+
+    def __init__(self, configure: Callable[[], tuple[Config, Parts]], store: PolicyStore, hypervisor: Hypervisor) -> None:
+        self._configure = configure
+        self._config, self._parts = config, _ = configure()
+        self._store = store
+        self._hypervisor = hypervisor
+        self._history = History(config.history_length)
+        self._reasons = Reasons()
+        self._pause: Pause | None = None
+        self._guests_seen_s = time.monotonic()
+        self._beats: dict[str, tuple[float, int]] = {}
+        self._wake = asyncio.Event()
+        self.last_evaluation_us = 0
+        self.evaluation_duration_us = 0
+        self.last_error = ""
+        self._logged: dict[tuple[str, str], tuple[str, str]] = {}
+        self._stray: list[str] = []
+
+    # What clients see
+
+    @property
+    def interval_ms(self) -> int:
+        """The interval of policy runs."""
+        return self._config.policy_engine_interval_s * 1000
+
+    @property
+    def hypervisor_connected(self) -> bool:
+        """Whether libvirt answers."""
+        return self._hypervisor.connected
+
+    @property
+    def helper_available(self) -> bool:
+        """Whether the helpers answered when they were last needed."""
+        return not any(part.startswith("helper ") for part in self._reasons.lines)
+
+    def status(self) -> tuple[str, list[str]]:
+        """("starting" | "active" | "degraded" | "paused", reasons)."""
+        reasons = [*self._store.problems, *self._reasons.lines.values()]
+        if self._pause:
+            return "paused", [self._pause.reason, *reasons]
+        if not self.last_evaluation_us:
+            return "starting", reasons
+        return ("degraded" if reasons else "active"), reasons
+
+    def set_reason(self, part: str, reason: str) -> None:
+        """Say why another part (polkit) isn't well; "" when it is."""
+        self._reasons.set(part, reason)
+
+    def statistics(self) -> tuple[Sample, dict[str, Sample]]:
+        """The newest values of the host's fields and of each guest's by UUID."""
+        host = self._history.host[-1] if self._history.host else EMPTY
+        return host, {uuid: guest.samples[-1] if guest.samples else EMPTY for uuid, guest in self._history.guests.items()}
+
+    def active_guests(self) -> list[tuple[str, str]]:
+        """UUID and name of each guest, by name."""
+        return [(record.uuid, record.name) for record in self._history.records()]
+
+    def pause(self, reason: str, seconds: int) -> None:
+        """Stop deciding for so long, 0: until `resume`."""
+        self._pause = Pause(reason or "paused by a client", time.monotonic() + seconds if seconds else None)
+        log.info("paused %s: %s", f"for {seconds} s" if seconds else "until Resume", self._pause.reason)
+
+    def resume(self) -> None:
+        """End a pause. Without one nothing happens."""
+        if self._pause:
+            self._pause = None
+            log.info("resumed")
+            self.wake()
+
+    def wake(self) -> None:
+        """Run the policy now rather than at the end of the interval."""
+        self._wake.set()
+
+    def snapshot(self) -> Snapshot | None:
+        """The world now; None before the first host sample."""
+        if not self._history.host:
+            return None
+        return self._history.snapshot(self._config.policy_engine_interval_s, time.time_ns() // 1000)
+
+    # The rounds
+
+    async def run(self, feed_watchdog: Callable[[], None]) -> None:
+        """Run until cancelled."""
+        await asyncio.gather(
+            self._every("host", lambda: self._config.host_monitor_interval_s, self._host_round),
+            self._every("guests", lambda: self._config.guest_monitor_interval_s, self._guest_round),
+            self._every("lease", lambda: MAX_TICK_S, self._lease_round),
+            self._policy_rounds(),
+            self._ticks(feed_watchdog),
+        )
+
+    async def _every(self, name: str, interval_s: Callable[[], int], work: Callable[[], Awaitable[None]]) -> None:
+        due = time.monotonic()
+        while True:
+            await self._guarded(name, interval_s(), work)
+            # Rounds keep their beat; one that took longer than its interval isn't made up for.
+            due = max(due + interval_s(), time.monotonic())
+            await asyncio.sleep(due - time.monotonic())
+
+    async def _policy_rounds(self) -> None:
+        while not (self._history.host and "guests" in self._beats):
+            await asyncio.sleep(0.05)
+        while True:
+            interval_s = self._config.policy_engine_interval_s
+            self._wake.clear()
+            await self._guarded("policy", interval_s, self._policy_round)
+            try:
+                await asyncio.wait_for(self._wake.wait(), interval_s)
+            except TimeoutError:
+                continue
+
+    async def _guarded(self, name: str, interval_s: int, work: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await work()
+            self._reasons.set(f"round {name}", "")
+        except Exception as error:
+            log.debug("round %s", name, exc_info=True)
+            self._reasons.set(f"round {name}", f"internal error in the {name} round: {type(error).__name__}: {error}")
+        self._beats[name] = (time.monotonic(), interval_s)
+
+    async def _ticks(self, feed_watchdog: Callable[[], None]) -> None:
+        while True:
+            if not self.stuck():
+                feed_watchdog()
+            if self._pause and self._pause.until_s is not None and time.monotonic() >= self._pause.until_s:
+                self.resume()
+            await asyncio.sleep(min(self._config.main_loop_interval_s, MAX_TICK_S))
+
+    def stuck(self) -> list[str]:
+        """The rounds that haven't ended for far too long."""
+        now = time.monotonic()
+        return [name for name, (then, interval_s) in self._beats.items() if now - then > interval_s * STUCK_INTERVALS + STUCK_S]
+
+    async def _lease_round(self) -> None:
+        await self._parts.renew()
+
+    async def _host_round(self) -> None:
+        moment = self._moment()
+        sample: dict[str, Value] = {}
+        for collector in self._parts.host:
+            sample |= self._collect(collector.NAME, partial(collector.collect, moment))
+        self._history.host.append(sample)
+
+    def _collect(self, name: str, collect: Callable[[], Sample]) -> Sample:
+        try:
+            sample = collect()
+        except Exception as error:
+            log.debug("collector %s", name, exc_info=True)
+            self._reasons.set(f"collector {name}", f"collector {name} failed: {type(error).__name__}: {error}")
+            return EMPTY
+        self._reasons.set(f"collector {name}", "")
+        return sample
+
+    def _moment(self) -> Moment:
+        return Moment(time.monotonic(), time.time(), self._config.guest_monitor_interval_s, self._history.records())
+
+    def _world(self) -> World:
+        host = self._history.host[-1] if self._history.host else EMPTY
+        guests = {uuid: guest.record for uuid, guest in self._history.guests.items()}
+        return World(host, guests, time.monotonic(), time.time(), self._config.guest_monitor_interval_s)
+
+    async def _guest_round(self) -> None:
+        try:
+            records = await self._hypervisor.guests()
+        except HypervisorUnavailable as error:
+            self._reasons.set("hypervisor", f"libvirt is unavailable: {error}")
+            # No news isn't "no guests"; but figures that have grown old must not look fresh.
+            if time.monotonic() - self._guests_seen_s > STALE_INTERVALS * self._config.guest_monitor_interval_s:
+                self._sample_guests()
+            return
+        self._reasons.set("hypervisor", "")
+        self._guests_seen_s = time.monotonic()
+        for uuid in self._history.keep(records):
+            self._forget(uuid)
+        self._sample_guests()
+        await self._parts.settle(records, self._world())
+
+    def _forget(self, uuid: str) -> None:
+        self._logged = {key: news for key, news in self._logged.items() if key[0] != uuid}
+        for part in (*self._parts.guest, *self._parts.controllers):
+            if forget := getattr(part, "forget", None):
+                forget(uuid)
+
+    def _sample_guests(self) -> None:
+        moment = self._moment()
+        for guest in self._history.guests.values():
+            sample: dict[str, Value] = {}
+            for collector in self._parts.guest:
+                sample |= self._collect(collector.NAME, partial(collector.collect, guest.record, moment))
+            guest.samples.append(sample)
+
+    async def _policy_round(self) -> None:
+        world = self.snapshot()
+        if self._pause or world is None:
+            return
+        begin = time.perf_counter()
+        self.last_evaluation_us = world.taken_us
+        decisions = evaluate(self._store.program, replace(world, parameters=self._store.values))
+        self.evaluation_duration_us = int((time.perf_counter() - begin) * 1e6)
+        self._take(decisions)
+        await self._apply(decisions)
+
+    def _take(self, decisions: Decisions) -> None:
+        here = self._history.guests.keys() | {"host"}
+        self._history.variables = {key: kept for key, kept in decisions.variables.items() if key in here}
+        for text in decisions.debug:
+            log.debug("policy: %s", text)
+        lines = [f"{failure.place}: {failure.message}" for failure in decisions.failures]
+        if decisions.ended:
+            lines.append("the run took more steps than allowed and was ended: no control of it is applied")
+        self._reasons.set("policy", f"policy run: {lines[0]}" + (f" (and {len(lines) - 1} more)" if lines[1:] else "") if lines else "")
+        if lines:
+            self.last_error = lines[0]
+
+    async def _apply(self, decisions: Decisions) -> None:
+        world = self._world()
+        names = {control.name for part in self._parts.controllers for control in part.CONTROLS}
+        stray = sorted({wanted.name for wanted in decisions.controls} - names)
+        if stray and stray != self._stray:
+            log.warning("no controller is configured for %s: the policy sets it in vain", ", ".join(stray))
+        self._stray = stray
+        await asyncio.gather(*(self._apply_one(part, decisions, world) for part in self._parts.controllers))
+
+    async def _apply_one(self, part: Controller, decisions: Decisions, world: World) -> None:
+        mine = {control.name for control in part.CONTROLS}
+        wanted = [control for control in decisions.controls if control.name in mine]
+        try:
+            outcomes = await part.apply(wanted, world)
+        except HelperUnavailable as error:
+            self._reasons.set(f"helper {part.NAME}", f"{part.NAME} is unavailable: {error}")
+            self.last_error = str(error)
+            return
+        except Exception as error:
+            log.debug("controller %s", part.NAME, exc_info=True)
+            self._reasons.set(f"controller {part.NAME}", f"controller {part.NAME} failed: {type(error).__name__}: {error}")
+            return
+        self._reasons.set(f"controller {part.NAME}", "")
+        if any(outcome.status in SENT for outcome in outcomes):
+            self._reasons.set(f"helper {part.NAME}", "")
+        self._report(outcomes, {(w.entity, w.name): str(w.place) for w in wanted}, world)
+
+    def _report(self, outcomes: Sequence[Outcome], places: Mapping[tuple[str, str], str], world: World) -> None:
+        for outcome in outcomes:
+            key, news = (outcome.entity, outcome.control), (outcome.status, outcome.reason)
+            # A control that is sent is news each time, one that isn't only when that changes.
+            level = logging.INFO if outcome.status in SENT or self._logged.get(key) != news else logging.DEBUG
+            self._logged[key] = news
+            guest = world.guests.get(outcome.entity)
+            log.log(
+                level,
+                "%s: %s %s (wanted %s) by %s: %s%s",
+                guest.name if guest else outcome.entity,
+                outcome.control,
+                outcome.applied,
+                outcome.wanted,
+                places.get(key, "?"),
+                outcome.status,
+                f": {outcome.reason}" if outcome.reason else "",
+            )
+            if outcome.status in ("failed", "refused"):
+                self.last_error = f"{outcome.control} of {outcome.entity}: {outcome.reason}"
+
+    # Changes of the whole
+
+    async def reload(self) -> None:
+        """Read configuration and policies again. Whatever can refuse does so before anything changes: InvalidPolicy, InvalidFileContent."""
+        try:
+            config, parts = self._configure()
+        except ConfigError as error:
+            for problem in error.problems:
+                log.error("not reloaded: %s", problem)
+            text = "the configuration can't be used and nothing is changed: momservice --check-config says why"
+            raise CallError(ERROR + "InvalidFileContent", text) from None
+        await self._store.reload(config, parts.schema)
+        self._config, self._parts = config, parts
+        self._history.resize(config.history_length)
+        log.info("configuration and policies reloaded")
+        self.wake()
+
+    async def stop(self) -> None:
+        """Put the knobs back; whatever can't be done in time the helper does by itself."""
+        await self._guarded("stop", MAX_TICK_S, self._parts.restore)
