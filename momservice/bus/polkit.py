@@ -23,7 +23,7 @@ POLKIT = ("org.freedesktop.PolicyKit1", "/org/freedesktop/PolicyKit1/Authority",
 POLKIT_ERROR = "org.freedesktop.PolicyKit1.Error."
 ALLOW_USER_INTERACTION = 1
 CHECK_DEADLINE_S = 5.0
-# uid 0 passes with or without polkit, so it needn't wait long for one that hangs.
+# uid 0 passes with or without polkit, so it needn't wait long for one that is known to hang.
 ROOT_DEADLINE_S = 1.0
 # Time to type a password.
 DIALOG_DEADLINE_S = 120.0
@@ -91,6 +91,10 @@ class PolkitGate:
         self._refusals = RefusalLog()
         self._cancellations = itertools.count(1)
 
+    async def open(self) -> None:
+        """Watch for polkit to come back after it was missed."""
+        await self._connection.watch_owner(POLKIT[0], lambda owner: self._answered("") if owner else None)
+
     async def authorize(self, call: Call, details: Mapping[str, str] = NO_DETAILS) -> None:
         """Pass or raise. `details` are shown to rules and in the dialog."""
         action = ACTIONS.get((call.interface, call.member))
@@ -119,7 +123,8 @@ class PolkitGate:
 
     async def _decide(self, action: str, call: Call, uid: int, details: Mapping[str, str]) -> None:
         try:
-            authorized, challenge = await self._check(action, call, details, ROOT_DEADLINE_S if uid == 0 else CHECK_DEADLINE_S)
+            deadline_s = CHECK_DEADLINE_S if uid or self.available else ROOT_DEADLINE_S
+            authorized, challenge = await self._check(action, call, details, deadline_s)
             self._answered("")
         except CallError as error:
             self._answered("" if error.name.startswith(POLKIT_ERROR) else f"polkit does not answer, only root can change anything: {error}")
