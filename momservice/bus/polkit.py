@@ -87,13 +87,11 @@ class PolkitGate:
         self.available = True
         self._tell = tell
         self._connection = connection
+        # Whether polkit's name is watched, so that its return is seen; it is from when polkit was first missed.
+        self._watching = False
         self._in_flight: Counter[int] = Counter()
         self._refusals = RefusalLog()
         self._cancellations = itertools.count(1)
-
-    async def open(self) -> None:
-        """Watch for polkit to come back after it was missed."""
-        await self._connection.watch_owner(POLKIT[0], lambda owner: self._answered("") if owner else None)
 
     async def authorize(self, call: Call, details: Mapping[str, str] = NO_DETAILS) -> None:
         """Pass or raise. `details` are shown to rules and in the dialog."""
@@ -127,7 +125,7 @@ class PolkitGate:
             authorized, challenge = await self._check(action, call, details, deadline_s)
             self._answered("")
         except CallError as error:
-            self._answered("" if error.name.startswith(POLKIT_ERROR) else f"polkit does not answer, only root can change anything: {error}")
+            await self._missed(error)
             self._without_polkit(action, call, uid, error)
             return
         if challenge and call.interactive:
@@ -139,6 +137,14 @@ class PolkitGate:
             raise InteractiveAuthorizationRequired(f"{call.member} needs authentication for {action}, and nobody could be asked")
         self._refuse(action, call, uid, "polkit says no")
         raise AccessDenied(f"polkit does not grant {action} to the caller of {call.member}")
+
+    async def _missed(self, error: CallError) -> None:
+        if error.name.startswith(POLKIT_ERROR):
+            return self._answered("")
+        self._answered(f"polkit does not answer, only root can change anything: {error}")
+        if not self._watching:
+            self._watching = True
+            await self._connection.watch_owner(POLKIT[0], lambda owner: self._answered("") if owner else None)
 
     def _answered(self, reason: str) -> None:
         self.available = not reason

@@ -13,10 +13,9 @@ from momservice.bus.policy import Policy
 from momservice.bus.polkit import PolkitGate
 
 
-async def publish(connection: Connection, engine: Engine, store: PolicyStore) -> None:
+def publish(connection: Connection, engine: Engine, store: PolicyStore) -> None:
     """Answer calls for the engine and the store from now on. Owning the name is left to the caller."""
     gate = PolkitGate(connection, partial(engine.set_reason, "polkit"))
-    await gate.open()
     interfaces = load_interfaces(XML)
     manager, policy = Manager(engine, store, gate), Policy(store, gate, connection.uid_of)
     connection.serve(
