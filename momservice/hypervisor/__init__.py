@@ -7,8 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
+# The job of a guest whose jobs can't be asked, because its QEMU doesn't answer: it may have one.
+JOB_UNKNOWN = -1
 
-class HypervisorUnavailable(Exception):  # noqa: N818 - a state of the world, nobody's mistake
+
+class HypervisorUnavailable(Exception):
     """libvirt doesn't answer: "no news", never "no guests". One line of text says why."""
 
 
@@ -29,9 +32,9 @@ class Facts:
 class GuestRecord:
     """What libvirt says of one running guest at one moment.
 
-    `state`, `reason`: libvirt's domain state and reason. `job`: type of the running job, 0 for none. `pid`: the QEMU process, None if
-    unknown. `balloon`: the bulk statistics without their prefix ("current", "maximum", "available", "unused", "usable", "swap_in",
-    "last-update", ... in libvirt's units: KiB, last-update in seconds since the epoch); range-checked integers only.
+    `state`, `reason`: libvirt's domain state and reason. `job`: type of the running job, 0 for none, or JOB_UNKNOWN. `pid`: the QEMU
+    process, None if unknown. `balloon`: the bulk statistics without their prefix ("current", "maximum", "available", "unused", "usable",
+    "swap_in", "last-update", ... in libvirt's units: KiB, last-update in seconds since the epoch); range-checked integers only.
     """
 
     uuid: str

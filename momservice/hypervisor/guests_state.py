@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What a guest record means: whether the guest is held, whether its statistics can be believed. Pure."""
+
+from __future__ import annotations
+
+from momservice.hypervisor import JOB_UNKNOWN, GuestRecord
+
+RUNNING = 1
+# libvirt's numbers of domain states, in words.
+STATES = {2: "blocked", 3: "paused", 4: "shutting down", 5: "shut off", 6: "crashed", 7: "suspended by itself"}
+STALE_INTERVALS = 3
+# Figures that only a balloon driver inside the guest can have told.
+DRIVER_FIGURES = ("available", "unused", "usable")
+
+
+def held_reason(record: GuestRecord) -> str:
+    """Why nothing may be changed in a guest now; "" if it may."""
+    if record.state != RUNNING:
+        return f"the guest is {STATES.get(record.state, f'in state {record.state}')}"
+    if record.job == JOB_UNKNOWN:
+        return "the guest's QEMU is busy or doesn't answer"
+    return "a job is running in the guest (migration, save, dump...)" if record.job else ""
+
+
+def stale_reason(record: GuestRecord, wall_s: float, interval_s: float) -> str:
+    """Why a guest's memory statistics are no figures; "" if they are fresh: at most three guest intervals old."""
+    told_s = record.balloon.get("last-update", 0)
+    if not told_s or not any(name in record.balloon for name in DRIVER_FIGURES):
+        return "the guest gives no memory statistics"
+    age_s = wall_s - told_s
+    # A stamp of the future says that the host's clock was set; how old the figures are, nobody knows then.
+    if abs(age_s) > STALE_INTERVALS * interval_s:
+        return f"the guest's memory statistics are {abs(age_s):.0f} s {'old' if age_s > 0 else 'ahead of the clock'}"
+    return ""
