@@ -13,6 +13,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Protocol
 
 from momservice.bus.connection import ERROR, CallError
 from momservice.collectors import GuestCollector, HostCollector, Moment
@@ -21,7 +22,6 @@ from momservice.controllers import Controller, HelperUnavailable, Outcome, World
 from momservice.fields import Schema
 from momservice.history import History
 from momservice.hypervisor import GuestRecord, HypervisorUnavailable
-from momservice.hypervisor.libvirt_source import Hypervisor
 from momservice.policy import Decisions, evaluate
 from momservice.snapshot import EMPTY, Sample, Snapshot, Value
 from momservice.store import PolicyStore
@@ -54,6 +54,17 @@ class Reasons:
         else:
             log.info("%s: well again", part)
             del self.lines[part]
+
+
+class Hypervisor(Protocol):
+    """Where guests are learned of."""
+
+    @property
+    def connected(self) -> bool:
+        """Whether it answers."""
+
+    async def guests(self) -> Sequence[GuestRecord]:
+        """The guests that there are now, by name, then UUID. Raises HypervisorUnavailable."""
 
 
 @dataclass(slots=True)

@@ -216,7 +216,7 @@ def _bindings(program: Program, parameters: Mapping[str, Parameter]) -> dict[str
             try:
                 values[name] = program.coerce_parameter(name, parameter.value)
             except ValueError as error:
-                log.warning("parameter %s keeps its default: %s", name, error)
+                log.warning("it keeps its default: %s", error)
     return values
 
 
@@ -239,7 +239,7 @@ def _with_parameters(layers: Layers, program: Program, given: Mapping[str, Param
         try:
             program.coerce_parameter(name, parameter.value)
         except ValueError as error:
-            raise errors.InvalidArgs(f"parameter {name}: {error}") from None
+            raise errors.InvalidArgs(str(error)) from None
     return replace(layers, parameters={**(layers.parameters if others else {}), **given})
 
 

@@ -105,7 +105,8 @@ def test_a_device_is_not_read(tmp_path: Path) -> None:
 
 
 def test_what_has_no_effect_yet_is_said(tmp_path: Path) -> None:
-    settings = config.load(write(tmp_path, "[main]\nplot-dir: /p\nmetrics-file: /m\nrpc-port: /s\non-stop: deflate\nhypervisor-interface: vdsm\n"))
+    text = "[main]\nplot-dir: /p\nmetrics-file: /m\nrpc-port: /s\non-stop: deflate\nhypervisor-interface: vdsm\n"
+    settings = config.load(write(tmp_path, text))
     assert len(settings.warnings) == 5
 
 

@@ -1,0 +1,293 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The rounds: what goes wrong in one place never stops another. The parts are stand-ins, for their faults can't be had otherwise."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
+
+import pytest
+
+from momservice.collectors import Moment
+from momservice.config import Config, ConfigError
+from momservice.controllers import HelperUnavailable, Outcome, World
+from momservice.engine import Engine, Parts
+from momservice.fields import Control, Field, Names, Schema
+from momservice.hypervisor import GuestRecord, HypervisorUnavailable
+from momservice.policy import Wanted
+from momservice.snapshot import Sample
+from momservice.store import PolicyStore
+
+SCHEMA = Schema(
+    Names(frozenset({"mem_free"}), frozenset({"mem_free"}), frozenset({"knob"}), frozenset()),
+    Names(frozenset({"mem"}), frozenset({"mem"}), frozenset({"target"}), frozenset()),
+)
+A, B = GuestRecord("a", "vm-a", 1), GuestRecord("b", "vm-b", 1)
+POLICY = '(Host.Control "knob" Host.mem_free) (with Guests g (g.Control "target" (+ g.mem 1)))'
+
+
+@dataclass
+class Source:
+    """A hypervisor whose answers are given."""
+
+    answer: Sequence[GuestRecord] | Exception
+    connected: bool = True
+
+    async def guests(self) -> Sequence[GuestRecord]:
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+
+@dataclass
+class HostPart:
+    fault: Exception | None = None
+    NAME: ClassVar[str] = "HostPart"
+    FIELDS: ClassVar[Sequence[Field]] = ()
+
+    def collect(self, _moment: Moment) -> Sample:
+        if self.fault:
+            raise self.fault
+        return {"mem_free": 5}
+
+
+@dataclass
+class GuestPart:
+    bad: str = ""
+    forgotten: list[str] = field(default_factory=list)
+    NAME: ClassVar[str] = "GuestPart"
+    FIELDS: ClassVar[Sequence[Field]] = ()
+
+    def collect(self, guest: GuestRecord, _moment: Moment) -> Sample:
+        if guest.uuid == self.bad:
+            raise ValueError("broken guest")
+        return {"mem": 7}
+
+    def forget(self, uuid: str) -> None:
+        self.forgotten.append(uuid)
+
+
+@dataclass
+class Recorder:
+    """A controller that writes down what it is asked to do."""
+
+    NAME: ClassVar[str]
+    CONTROLS: ClassVar[Sequence[Control]]
+    fault: Exception | None = None
+    wanted: list[list[tuple[str, object]]] = field(default_factory=list)
+
+    async def apply(self, wanted: Sequence[Wanted], _world: World) -> list[Outcome]:
+        if self.fault:
+            raise self.fault
+        self.wanted.append([(w.entity, w.value) for w in wanted])
+        return [Outcome(w.entity, w.name, w.value, 1, "applied") for w in wanted]
+
+
+class Knob(Recorder):
+    NAME = "Knob"
+    CONTROLS = (Control("knob", "host", "", 0, 9, ""),)
+
+
+class Target(Recorder):
+    NAME = "Target"
+    CONTROLS = (Control("target", "guest", "", 0, 9, ""),)
+
+
+async def nothing(*_: object) -> None:
+    return None
+
+
+class Bench:
+    """An engine with stand-ins, and its store."""
+
+    def __init__(self, policy: str = POLICY) -> None:
+        self.source = Source([A, B])
+        self.host, self.guest = HostPart(), GuestPart()
+        self.knob, self.balloon = Knob(), Target()
+        self.config = replace(Config(), history_length=3)
+        self.store = PolicyStore(SCHEMA, self.at_once)
+        self.engine = Engine(self.configure, self.store, self.source)
+        asyncio.run(self.store.set_policies({"p": policy}))
+
+    async def at_once(self, function: Callable[[], Any]) -> Any:
+        return function()
+
+    def configure(self) -> tuple[Config, Parts]:
+        return self.config, Parts(SCHEMA, [self.host], [self.guest], [self.knob, self.balloon], nothing, nothing, nothing)
+
+    def rounds(self, times: int = 1) -> None:
+        async def once() -> None:
+            await self.engine._guarded("host", 5, self.engine._host_round)
+            await self.engine._guarded("guests", 5, self.engine._guest_round)
+            await self.engine._guarded("policy", 5, self.engine._policy_round)
+
+        for _ in range(times):
+            asyncio.run(once())
+
+
+def test_a_round_collects_evaluates_and_applies() -> None:
+    bench = Bench()
+    assert bench.engine.status() == ("starting", [])
+    bench.rounds()
+    assert bench.engine.status() == ("active", [])
+    assert bench.knob.wanted == [[("host", 5)]]
+    assert bench.balloon.wanted == [[("a", 8), ("b", 8)]]
+    assert bench.engine.statistics() == ({"mem_free": 5}, {"a": {"mem": 7}, "b": {"mem": 7}})
+    assert bench.engine.active_guests() == [("a", "vm-a"), ("b", "vm-b")]
+    assert bench.engine.last_evaluation_us > 0
+
+
+def test_history_is_bounded() -> None:
+    bench = Bench()
+    bench.rounds(5)
+    world = bench.engine.snapshot()
+    assert world is not None
+    assert (len(world.host.samples), len(world.guests[0].samples)) == (3, 3)
+
+
+def test_a_broken_collector_costs_only_its_fields() -> None:
+    bench = Bench()
+    bench.host.fault = OSError("gone")
+    bench.rounds()
+    assert bench.engine.status() == ("degraded", ["collector HostPart failed: OSError: gone"])
+    assert bench.balloon.wanted == [[("a", 8), ("b", 8)]]
+    bench.host.fault = None
+    bench.rounds()
+    assert bench.engine.status() == ("active", [])
+
+
+def test_a_broken_guest_costs_only_its_own_fields() -> None:
+    bench = Bench()
+    bench.guest.bad = "a"
+    bench.rounds()
+    assert bench.balloon.wanted == [[("b", 8)]]
+    assert bench.knob.wanted == [[("host", 5)]]
+    assert bench.engine.status()[0] == "degraded"
+
+
+def test_a_helper_that_is_gone_costs_only_its_controls() -> None:
+    bench = Bench()
+    bench.knob.fault = HelperUnavailable("nobody answers")
+    bench.rounds()
+    assert bench.engine.status() == ("degraded", ["Knob is unavailable: nobody answers"])
+    assert not bench.engine.helper_available
+    assert bench.balloon.wanted == [[("a", 8), ("b", 8)]]
+    bench.knob.fault = None
+    bench.rounds()
+    assert bench.engine.status() == ("active", [])
+
+
+def test_a_controller_that_fails_costs_only_its_controls() -> None:
+    bench = Bench()
+    bench.balloon.fault = KeyError("x")
+    bench.rounds()
+    assert bench.knob.wanted == [[("host", 5)]]
+    assert bench.engine.status()[0] == "degraded"
+
+
+def test_no_news_from_libvirt_is_not_no_guests() -> None:
+    bench = Bench()
+    bench.rounds()
+    bench.source.answer = HypervisorUnavailable("connection refused")
+    bench.rounds()
+    assert bench.engine.active_guests() == [("a", "vm-a"), ("b", "vm-b")]
+    assert bench.engine.status() == ("degraded", ["libvirt is unavailable: connection refused"])
+    assert bench.guest.forgotten == []
+    assert len(bench.knob.wanted) == 2
+    bench.source.answer = [A, B]
+    bench.rounds()
+    assert bench.engine.status() == ("active", [])
+
+
+def test_a_guest_that_is_gone_is_forgotten_with_its_variables() -> None:
+    bench = Bench('(with Guests g (g.SetVar "n" (+ 1 (or (g.GetVar "n") 0))))')
+    bench.rounds(2)
+    world = bench.engine.snapshot()
+    assert world is not None
+    assert [dict(guest.variables) for guest in world.guests] == [{"n": 2}, {"n": 2}]
+    bench.source.answer = [B]
+    bench.rounds()
+    assert bench.guest.forgotten == ["a"]
+    bench.source.answer = [A, B]
+    bench.rounds()
+    world = bench.engine.snapshot()
+    assert world is not None
+    assert [dict(guest.variables) for guest in world.guests] == [{"n": 1}, {"n": 4}]
+
+
+def test_a_failing_form_is_said_with_its_place_and_the_rest_applies() -> None:
+    bench = Bench("(/ 1 0) " + POLICY)
+    bench.rounds()
+    status, (reason,) = bench.engine.status()
+    assert status == "degraded"
+    assert reason.startswith("policy run: p:1:")
+    assert bench.engine.last_error.startswith("p:1:")
+    assert bench.knob.wanted == [[("host", 5)]]
+
+
+def test_paused_it_decides_nothing_and_goes_on_collecting() -> None:
+    bench = Bench()
+    bench.rounds()
+    bench.engine.pause("upgrade", 0)
+    bench.host.fault = OSError("gone")
+    bench.rounds()
+    assert bench.engine.status() == ("paused", ["upgrade", "collector HostPart failed: OSError: gone"])
+    assert len(bench.knob.wanted) == 1
+    bench.engine.resume()
+    bench.rounds()
+    assert len(bench.knob.wanted) == 2
+
+
+def test_a_pause_ends_with_its_time() -> None:
+    bench = Bench()
+
+    async def scenario() -> None:
+        bench.engine.pause("short", 1)
+        ticks = asyncio.ensure_future(bench.engine._ticks(lambda: None))
+        while bench.engine.status()[0] == "paused":
+            await asyncio.sleep(0.05)
+        ticks.cancel()
+
+    bench.config = replace(bench.config, main_loop_interval_s=1)
+    asyncio.run(bench.engine.reload())
+    asyncio.run(asyncio.wait_for(scenario(), 30))
+
+
+def test_the_watchdog_is_not_fed_when_a_round_hangs() -> None:
+    bench = Bench()
+    bench.rounds()
+    assert bench.engine.stuck() == []
+    bench.engine._beats["guests"] = (bench.engine._beats["guests"][0] - 76, 5)
+    assert bench.engine.stuck() == ["guests"]
+
+
+def test_a_reload_that_cannot_be_used_changes_nothing() -> None:
+    bench = Bench()
+
+    def broken() -> tuple[Config, Parts]:
+        raise ConfigError(["momd.conf:1: no sense"])
+
+    bench.engine._configure = broken
+    with pytest.raises(Exception, match="nothing is changed"):
+        asyncio.run(bench.engine.reload())
+    bench.rounds()
+    assert bench.engine.status() == ("active", [])
+
+
+def test_all_rounds_run_together() -> None:
+    bench = Bench()
+    fed: list[int] = []
+
+    async def scenario() -> None:
+        running = asyncio.ensure_future(bench.engine.run(lambda: fed.append(1)))
+        while not bench.knob.wanted:
+            await asyncio.sleep(0.02)
+        bench.engine.wake()
+        while len(bench.knob.wanted) < 2:
+            await asyncio.sleep(0.02)
+        running.cancel()
+
+    asyncio.run(asyncio.wait_for(scenario(), 30))
+    assert fed
