@@ -118,7 +118,8 @@ class Checks:
         if base == "Guests" and members:
             self.error("name", node, f"the list of guests has no field '{short(members[0])}'", "'(with Guests guest ...)' gives each")
             return False
-        return all([self._member(node, name) for name in members])
+        good = [self._member(node, name) for name in members]
+        return all(good)
 
     def _variable(self, node: Atom, name: str) -> bool:
         if name in self._bound.variables:

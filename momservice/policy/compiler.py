@@ -9,7 +9,7 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any
 
 from momservice.fields import Schema
 from momservice.policy import instructions as op
@@ -20,7 +20,6 @@ from momservice.policy.machine import Code, Function, Operation
 from momservice.policy.names import Bound
 from momservice.policy.operations import BINARY, VARIADIC
 from momservice.policy.reader import Atom, Group, Node, Source
-
 
 
 class Compiler:

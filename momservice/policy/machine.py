@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The evaluator: runs compiled code on one snapshot.
 
-A stack machine rather than a recursive walk, so that how deep a policy nests and calls never meets Python's recursion limit, and a step is the
-same thing everywhere: one operation. All that a run changes goes through `write`, which remembers what was there: undoing a failed form or a
-failed guest's round is going back through that journal.
+A stack machine rather than a recursive walk, so that how deep a policy nests and calls never meets Python's recursion limit, and a step
+is the same thing everywhere: one operation. All that a run changes goes through `write`, which remembers what was there: undoing a failed
+form or a failed guest's round is going back through that journal.
 """
 
 from __future__ import annotations
@@ -113,7 +113,8 @@ class Machine:
         kept = {key: dict(values) for key, values in self.variables.items()}
         results: list[object] = []
         try:
-            for self._form, address in enumerate(self._code.forms):
+            for index, address in enumerate(self._code.forms):
+                self._form = index
                 value = self._run_form(address)
                 self._pay(cost(value))
                 results.append(shown(value))
@@ -279,7 +280,10 @@ class Machine:
         return self.calls.pop()
 
     def next_round(self, item: str, end: int) -> int | None:
-        """Begins the next round of the loop on the stack, skipping guests that failed; at its end leaves the list of values and gives `end`."""
+        """Begins the next round of the loop on the stack, skipping guests that failed.
+
+        After the last one leaves the list of values and gives `end`.
+        """
         loop: Loop = self.stack[-1]
         while loop.next < len(loop.items):
             value = loop.items[loop.next]

@@ -82,7 +82,7 @@ def parameters(forms: Iterable[Node]) -> dict[str, Value]:
 
 
 def nearest(name: str, candidates: Iterable[str]) -> str:
-    """A hint with the nearest of the candidates; "" if none is near. What it costs is bounded: names and their number are an author's choice."""
+    """A hint with the nearest of the candidates; "" if none is near. What it costs is bounded, however many and long the names are."""
     alike = [other for other in candidates if abs(len(other) - len(name)) <= 3 and other != name and len(other) <= _LONGEST]  # noqa: PLR2004
     found = get_close_matches(name, sorted(alike)[:_CANDIDATES], n=1, cutoff=0.7) if len(name) <= _LONGEST else []
     return f"did you mean '{found[0]}'?" if found else ""

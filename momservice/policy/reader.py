@@ -21,18 +21,19 @@ _DIGITS: Final = 100
 _KINDS: Final = {
     "open": r"[(\[{]",
     "close": r"[)\]}]",
-    "string": r""""[^"\\]*+(?:\\.[^"\\]*+)*+"|'[^'\\]*+(?:\\.[^'\\]*+)*+'""",
+    "string": r""""[^"\\]*+(?:\\.[^"\\]*+)*"|'[^'\\]*+(?:\\.[^'\\]*+)*'""",
     "hex": r"0[xX][0-9a-fA-F]++(?![A-Za-z0-9_.])",
     "octal": r"0o[0-7]++(?![A-Za-z0-9_.])",
-    "float": r"-?(?:[0-9]*+\.[0-9]++(?:[eE][+-]?[0-9]++)?+|(?:0|[1-9][0-9]*+)[eE][+-]?[0-9]++)(?![A-Za-z0-9_.])",
+    "float": r"-?(?:[0-9]*+\.[0-9]++(?:[eE][+-]?[0-9]++)?|(?:0|[1-9][0-9]*+)[eE][+-]?[0-9]++)(?![A-Za-z0-9_.])",
     "integer": r"-?(?:0|[1-9][0-9]*+)(?![A-Za-z0-9_.])",
     "symbol": r"[A-Za-z_][A-Za-z0-9_.-]*+",
     # A minus directly before a digit or a fraction belongs to a number: were it a good one, it would have matched above.
     "operator": r"<<|>>|<=|>=|==|!=|-(?!\.?[0-9])|[+*/<>]",
 }
-# Alternatives are possessive wherever a token can be long: reading is linear in the text, also where it fails.
+# Runs of characters are possessive: reading is linear in the text, also where it fails. (Groups aren't: early Python 3.11 matches
+# possessive ones wrongly.)
 _TOKEN: Final = pp.Regex("|".join(f"(?P<{kind}>{pattern})" for kind, pattern in _KINDS.items()), flags=re.DOTALL)
-_SPACE: Final = pp.Regex(r"(?:\s++|#[^\n]*+)*+")
+_SPACE: Final = pp.Regex(r"(?:\s++|#[^\n]*+)*")
 _BAD_NUMBER: Final = pp.Regex(r"-?\.?[0-9]")
 _CLOSES: Final = {"(": ")", "[": "]", "{": "}"}
 _BAD_CHARACTER: Final = re.compile(r"[\x00\ud800-\udfff]")

@@ -53,9 +53,12 @@ class List:
     """
 
     __slots__ = ("depth", "items", "weight")
+    items: tuple[Datum, ...]
+    weight: int
+    depth: int
 
     def __init__(self, items: Iterable[Datum]) -> None:
-        self.items: tuple[Datum, ...] = tuple(items)
+        self.items = tuple(items)
         inner = [item for item in self.items if type(item) is List]
         self.weight = len(self.items) + sum(item.weight for item in inner)
         self.depth = 1 + max((item.depth for item in inner), default=0)
@@ -124,7 +127,13 @@ def _plain(value: List) -> list[Value]:
 
 def cost(*operands: Datum) -> int:
     """The steps that an operation takes beyond its own: one for each value in its lists and for each 16 characters of its strings."""
-    return sum(value.weight if type(value) is List else len(value) >> 4 for value in operands if isinstance(value, List | str))
+    return sum(_weight(value) for value in operands)
+
+
+def _weight(value: Datum) -> int:
+    if isinstance(value, str):
+        return len(value) >> 4
+    return value.weight if isinstance(value, List) else 0
 
 
 def shown(value: Datum) -> object:
