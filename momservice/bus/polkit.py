@@ -176,8 +176,8 @@ class PolkitGate:
         subject = ["system-bus-name", {"name": Variant("s", call.sender)}]
         body = [subject, action, dict(details), flags, cancellation]
         reply = await self._connection.call(*POLKIT, "CheckAuthorization", "(sa{sv})sa{ss}us", *body, deadline_s=deadline_s)
-        authorized, challenge, _ = reply[0]
-        return bool(authorized), bool(challenge)
+        authorized, challenge, told = reply[0]
+        return bool(authorized), bool(challenge) and "polkit.dismissed" not in told
 
     def _refuse(self, kind: str, call: Call, uid: int, reason: str) -> None:
         self._refusals.warning(kind, "refused %s to %s (uid %d): %s", call.member, call.sender, uid, reason)
