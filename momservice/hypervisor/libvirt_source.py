@@ -4,11 +4,11 @@
 One bulk call a pass tells states and balloon figures of all guests. It never waits for a QEMU that is busy, but it may wait for ever for
 one that hangs and that nobody has asked yet: so every call runs in a thread of its own with a deadline. After a missed deadline the thread
 and its connection are abandoned - libvirt then knows that this QEMU is busy - and a fresh connection tells of all others at once, of that
-guest only the state.
+guest only what libvirt knows by itself (state, size of the balloon).
 
 No event says that a job (migration, save) starts; the state stays "running". So jobs are asked for guest by guest after the bulk call,
 70 us each: 40 guests 3 ms, on top of the 65 ms that their statistics take. The question waits up to 30 s for a QEMU that hangs, so
-guests that gave only their state aren't asked, and what isn't answered by the deadline counts as unknown.
+guests that didn't answer aren't asked, and what isn't answered by the deadline counts as unknown.
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ class _Told:
 
     @property
     def answers(self) -> bool:
-        """Whether its QEMU could be asked: one that is busy or hangs gives only the state."""
-        return "balloon.current" in self.stats
+        """Whether its QEMU could be asked: of one that is busy or hangs libvirt tells only what it knows by itself."""
+        return "balloon.rss" in self.stats
 
 
 Key = tuple[str, int]
