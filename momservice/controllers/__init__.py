@@ -43,7 +43,7 @@ class World:
     interval_s: float
 
 
-class HelperUnavailable(Exception):  # noqa: N818 - a state of the world, nobody's mistake
+class HelperUnavailable(Exception):
     """A helper can't be reached or refuses: one line of text says why."""
 
 

@@ -22,10 +22,10 @@ def to_integer(control: Control, value: Value) -> int | None:
         return None
     if not isinstance(value, bool | int | float):
         raise ValueRefused(f"{'text' if isinstance(value, str) else 'a list'} is no value for {control.name}")
-    if not math.isfinite(value):
+    if isinstance(value, float) and not math.isfinite(value):
         raise ValueRefused(f"{value} is no value for {control.name}")
     if value < 0 and value not in control.also:
-        raise ValueRefused(f"{value} is negative: no value for {control.name}")
+        raise ValueRefused(f"a negative number is no value for {control.name}")
     return math.floor(value)
 
 
