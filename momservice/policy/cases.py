@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeAlias, TypeVar
 
-from momservice.fields import Names, Schema
+from momservice.fields import GUEST_PROPERTIES, HOST_PROPERTIES, Names, Schema, names
 from momservice.policy.decisions import Decisions, Opaque
 from momservice.policy.program import evaluate, load
 from momservice.snapshot import HOST, Entity, Snapshot, Value
@@ -50,14 +50,28 @@ class _Case:
     expected: Mapping[str, Json]
 
 
-def run_file(path: str | Path, known: Schema, seed: str | None = None) -> Iterator[CaseResult]:
-    """Runs the cases of a file. `known`: the names of all collectors and controllers; `seed`: the text that `@seed` stands for.
+def run_file(path: str | Path, known: Schema | None = None, seed: str | None = None) -> Iterator[CaseResult]:
+    """Runs the cases of a file. `known`: names beyond those that a case declares, by default the fields of all collectors there are;
+    `seed`: the text that `@seed` stands for.
 
     Raises ValueError, one line that says what is wrong where, for a file that isn't one of cases, before any case runs.
     """
     file = Path(path)
-    cases = list(_read(file, known, seed))
+    try:
+        cases = list(_read(file, known or _all_fields(), seed))
+    except RecursionError:
+        raise ValueError(f"{file}: nested too deep") from None
     return (_run(case) for case in cases)
+
+
+def _all_fields() -> Schema:
+    # Here, not above: the language itself knows nothing of collectors.
+    from momservice.collectors import registry  # noqa: PLC0415  # for the reason above
+
+    guest_tables = [*(part.FIELDS for part in registry.GUEST.values()), *registry.PLANNED.values()]
+    host = [field for part in registry.HOST.values() for field in part.FIELDS]
+    guest = [field for table in guest_tables for field in table]
+    return Schema(names((), host, (), HOST_PROPERTIES), names((), guest, (), GUEST_PROPERTIES))
 
 
 # --- reading -----------------------------------------------------------------------------------------------------------------------------
@@ -66,18 +80,17 @@ def run_file(path: str | Path, known: Schema, seed: str | None = None) -> Iterat
 def _read(file: Path, known: Schema, seed: str | None) -> Iterator[_Case]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise ValueError(f"{file}: {reason or 'nested too deep'}") from None
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{file}: {error.strerror if isinstance(error, OSError) else error}") from None
     cases = _get(content, "cases", list, str(file))
     meta = content.get("meta", {})
-    names: set[str] = set()
+    seen: set[str] = set()
     for number, case in enumerate(cases, 1):
         where = f"{file}: case {number}"
         name = _get(case, "name", str, where)
-        if name in names:
+        if name in seen:
             raise ValueError(f"{where} ({name}): another case has this name")
-        names.add(name)
+        seen.add(name)
         yield _case(case, f"{where} ({name})", known, lambda: _seed(file, meta) if seed is None else seed)
 
 
@@ -91,6 +104,12 @@ def _get(holder: Json, key: str, kind: type[Kind], where: str, default: Kind | N
     raise ValueError(f"{where}: {key!r} is missing" if key not in holder else f"{where}: {key!r} is not {wanted}")
 
 
+def _objects(guests: list[Json], where: str) -> list[dict[str, Json]]:
+    if all(isinstance(guest, dict) for guest in guests):
+        return guests
+    raise ValueError(f"{where}: a guest is not an object")
+
+
 def _seed(file: Path, meta: Json) -> str:
     named = meta.get("seed") if isinstance(meta, dict) else None
     candidates = [file.parent / str(name) for name in ([named] if named else SEEDS)]
@@ -102,10 +121,7 @@ def _seed(file: Path, meta: Json) -> str:
 
 def _case(case: Json, where: str, known: Schema, seed: Callable[[], str]) -> _Case:
     host = _get(case, "host", dict, where, {})
-    guests = _get(case, "guests", list, where, [])
-    for guest in guests:
-        if not isinstance(guest, dict):
-            raise ValueError(f"{where}: a guest is not an object")
+    guests = _objects(_get(case, "guests", list, where, []), where)
     schema = Schema(
         _names([host], known.host, {"interval"}, where),
         _names(guests, known.guest, {"name", "uuid"}, where),
@@ -132,10 +148,12 @@ def _expected(case: Json, where: str) -> dict[str, Json]:
     for part in ("results", "types", "failed_forms", "dropped_guests"):
         _get(expected, part, list, where, [])
     for part in ("controls", "vars"):
-        _get(_get(expected, part, dict, where, {}), "guests", list, where, [])
+        of_part = _get(expected, part, dict, where, {})
+        _get(of_part, "host", dict, where, {})
+        _objects(_get(of_part, "guests", list, where, []), where)
     if expected.get("error") is not None:
         _get(expected["error"], "class", str, where)
-    return expected
+    return {part: _value(value, where) for part, value in expected.items()}
 
 
 def _uuid(number: int) -> str:
@@ -156,19 +174,25 @@ def _names(entities: Sequence[dict[str, Json]], known: Names, properties: set[st
 
 
 def _entity(key: str, given: dict[str, Json], properties: dict[str, Value], where: str) -> Entity:
-    newest = {name: _value(value) for name, value in given.items() if not name.startswith("@")}
-    history = [{name: _value(value) for name, value in sample.items()} for sample in given.get("@history", [])]
-    variables = {name: _value(value) for name, value in _get(given, "@vars", dict, where, {}).items()}
+    newest = {name: _value(value, where) for name, value in given.items() if not name.startswith("@")}
+    history = [{name: _value(value, where) for name, value in sample.items()} for sample in given.get("@history", [])]
+    variables = {name: _value(value, where) for name, value in _get(given, "@vars", dict, where, {}).items()}
     return Entity(key, () if "@empty" in given else (*history, newest), properties | given.get("@props", {}), variables)
 
 
-def _value(value: Json) -> Json:
-    """A JSON value as a value of the language."""
+def _value(value: Json, where: str) -> Json:
+    """A JSON value, with those that JSON lacks in their place."""
     if isinstance(value, list):
-        return [_value(item) for item in value]
-    if isinstance(value, dict) and "$float" in value:
-        return float(value["$float"])
-    return Opaque(str(value["$opaque"])) if isinstance(value, dict) and "$opaque" in value else value
+        return [_value(item, where) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if "$opaque" in value:
+        return Opaque(str(value["$opaque"]))
+    if "$float" not in value:
+        return {name: _value(item, where) for name, item in value.items()}
+    if value["$float"] not in ("inf", "-inf", "nan"):
+        raise ValueError(f"{where}: '$float' is inf, -inf or nan")
+    return float(value["$float"])
 
 
 # --- running and comparing ---------------------------------------------------------------------------------------------------------------
@@ -227,7 +251,7 @@ def _type_name(value: object) -> Json:
 
 
 def _compare(part: str, got: object, expected: Mapping[str, Json]) -> Iterator[str]:
-    if part in expected and not _same(got, wanted := _value(expected[part])):
+    if part in expected and not _same(got, wanted := expected[part]):
         yield f"{part}: got {got!r}, expected {wanted!r}"
 
 
@@ -242,7 +266,7 @@ def _compare_entities(case: _Case, part: str, got: Mapping[str, Mapping[str, Val
 
 
 def _same_items(got: Mapping[str, Value], wanted: Mapping[str, Json]) -> bool:
-    return got.keys() == wanted.keys() and all(_same(got[name], _value(wanted[name])) for name in got)
+    return got.keys() == wanted.keys() and all(_same(got[name], wanted[name]) for name in got)
 
 
 def _same(got: object, wanted: object) -> bool:

@@ -9,8 +9,9 @@ from typing import Final
 from momservice.fields import Names, Schema
 from momservice.policy.decisions import Diagnostic, Severity
 from momservice.policy.forms import ENTITIES, FORMS, METHODS, RESERVED, TUNE_FIELDS, TUNE_SETTERS, Form
-from momservice.policy.names import Bound, nearest, short
+from momservice.policy.names import Bound, nearest
 from momservice.policy.reader import Atom, Group, Node, Source
+from momservice.policy.values import short
 
 FINDINGS: Final = 100
 _HINTS: Final = 20

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Tree to code, with all the checks that can be made at load.
 
-Recursion is two Python frames for each bracket of the policy, at most three, and brackets nest at most 200 deep.
+Recursion is two Python frames for each bracket of the policy, and brackets nest at most 200 deep.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from momservice.fields import Schema
 from momservice.policy import instructions as op
@@ -17,7 +17,7 @@ from momservice.policy.checks import Checks
 from momservice.policy.decisions import Place
 from momservice.policy.forms import FORMS
 from momservice.policy.machine import Code, Function, Operation
-from momservice.policy.names import Bound
+from momservice.policy.names import Bound, form_name
 from momservice.policy.operations import BINARY, VARIADIC
 from momservice.policy.reader import Atom, Group, Node, Source
 
@@ -78,7 +78,7 @@ class Compiler:
             for operand in operands:
                 self.value(operand)
         elif head.name in FORMS:
-            self._form(FORMS[head.name].name)(node, operands)
+            self.SPECIAL.get(FORMS[head.name].name, Compiler._apply)(self, node, operands)
         elif "." in head.name:
             self._method(node, head, operands)
         else:
@@ -100,36 +100,16 @@ class Compiler:
         for name in path[1:]:
             self._emit(op.take_member, name, node)
 
-    def _form(self, name: str) -> Callable[[Group, Sequence[Node]], None]:
-        special = self._special().get(name)
-        if special:
-            return special
-
-        def all_operands(node: Group, operands: Sequence[Node]) -> None:
-            for operand in operands:
-                self.value(operand)
-            if name in BINARY:
-                self._emit(op.apply_binary, BINARY[name], node)
-            else:
-                self._emit(op.apply_variadic, (VARIADIC[name], len(operands)), node)
-
-        return all_operands
-
-    def _special(self) -> dict[str, Callable[[Group, Sequence[Node]], None]]:
-        return {
-            "def": self._def,
-            "defvar": self._defvar,
-            "set": self._set,
-            "let": self._let,
-            "if": self._if,
-            "with": self._with,
-            "eval": self._eval,
-            "and": self._and,
-            "or": self._or,
-            "debug": self._debug,
-        }
-
     # --- forms ---------------------------------------------------------------------------------------------------------------------------
+
+    def _apply(self, node: Group, operands: Sequence[Node]) -> None:
+        for operand in operands:
+            self.value(operand)
+        name = form_name(node)
+        if name in BINARY:
+            self._emit(op.apply_binary, BINARY[name], node)
+        else:
+            self._emit(op.apply_variadic, (VARIADIC[name], len(operands)), node)
 
     def _eval(self, node: Node, operands: Sequence[Node]) -> None:
         if not operands:
@@ -149,13 +129,8 @@ class Compiler:
         self.value(otherwise)
         self._patch(skip, self._next())
 
-    def _and(self, node: Group, operands: Sequence[Node]) -> None:
-        self._decided(op.decide_and, node, operands)
-
-    def _or(self, node: Group, operands: Sequence[Node]) -> None:
-        self._decided(op.decide_or, node, operands)
-
-    def _decided(self, decide: Operation, node: Group, operands: Sequence[Node]) -> None:
+    def _and_or(self, node: Group, operands: Sequence[Node]) -> None:
+        decide = op.decide_and if form_name(node) == "and" else op.decide_or
         decisions = []
         for index, operand in enumerate(operands):
             if index:
@@ -220,6 +195,19 @@ class Compiler:
         self._emit(op.leave, None, node)
         if name is not None:
             self._patch(definition, (Function(name, tuple(names), definition + 1), self._next()))
+
+    SPECIAL: ClassVar[dict[str, Callable[[Compiler, Group, Sequence[Node]], None]]] = {
+        "def": _def,
+        "defvar": _defvar,
+        "set": _set,
+        "let": _let,
+        "if": _if,
+        "with": _with,
+        "eval": _eval,
+        "and": _and_or,
+        "or": _and_or,
+        "debug": _debug,
+    }
 
     # --- calls ---------------------------------------------------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ from momservice.policy.decisions import Place
 from momservice.policy.machine import HALT, Function, Loop, Machine
 from momservice.policy.members import METHOD_CODE, member, receiver
 from momservice.policy.operations import Binary, Variadic
-from momservice.policy.values import Datum, List, PolicyError, cost, kind_of, truth
+from momservice.policy.values import Datum, List, PolicyError, cost, kind_of, short, truth
 
 Address: TypeAlias = int
 
@@ -146,9 +146,9 @@ def find_function(machine: Machine, operand: tuple[str, int]) -> None:
     name, count = operand
     function = machine.functions.get(name)
     if function is None:
-        raise PolicyError("name", f"the function '{name}' is not defined yet")
+        raise PolicyError("name", f"the function '{short(name)}' is not defined yet")
     if len(function.parameters) != count:
-        raise PolicyError("arity", f"'{name}' takes {len(function.parameters)} arguments, not {count}")
+        raise PolicyError("arity", f"'{short(name)}' takes {len(function.parameters)} arguments, not {count}")
     machine.stack.append(function)
 
 

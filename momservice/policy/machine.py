@@ -14,7 +14,7 @@ from typing import Any, Final, NoReturn, TypeAlias
 
 from momservice.fields import Schema
 from momservice.policy.decisions import Decisions, Failure, Place, Read, Wanted
-from momservice.policy.values import Datum, List, PolicyError, Thing, as_text, cost, inward, shown
+from momservice.policy.values import Datum, List, PolicyError, Thing, as_text, cost, inward, short, shown
 from momservice.snapshot import Snapshot, Value
 
 CALL_DEPTH: Final = 200
@@ -245,7 +245,7 @@ class Machine:
     def look_up(self, name: str) -> Datum:
         """The value of a variable. Raises PolicyError("name")."""
         if name not in self.variable:
-            raise PolicyError("name", f"the variable '{name}' is not defined here")
+            raise PolicyError("name", f"the variable '{short(name)}' is not defined here")
         return self._value(name)
 
     def assign(self, name: str, value: Datum) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 from momservice.policy.decisions import Place, Read, Wanted
 from momservice.policy.forms import METHODS
-from momservice.policy.values import NUMBERS, Datum, PolicyError, Thing, cost, inward, kind_of, outward
+from momservice.policy.values import NUMBERS, Datum, PolicyError, Thing, cost, inward, kind_of, outward, short
 
 if TYPE_CHECKING:
     from momservice.policy.machine import Machine
@@ -27,11 +27,11 @@ Method: TypeAlias = "Callable[[Machine, Thing, Sequence[Datum], Place], Datum]"
 def member(machine: Machine, value: Datum, name: str) -> Datum:
     """The field `name` of a value. Raises PolicyError("name") without such a field, ("form") for a method that isn't called."""
     if type(value) is not Thing:
-        raise PolicyError("name", f"{kind_of(value)} has no field '{name}'")
+        raise PolicyError("name", f"{kind_of(value)} has no field '{short(name)}'")
     if name in METHODS:
         raise PolicyError("form", f"the method '{name}' is not called")
     if name not in value.names.declared and name not in value.names.known:
-        raise PolicyError("name", f"the {value.kind} has no field '{name}'")
+        raise PolicyError("name", f"the {value.kind} has no field '{short(name)}'")
     return _newest(machine, value, name)
 
 
@@ -64,13 +64,13 @@ def _field_name(thing: Thing, value: Datum, method: str) -> str:
     name = _name(value, method)
     if name in thing.names.declared or name in thing.names.known:
         return name
-    raise PolicyError("unknown-field", f"the {thing.kind} has no field '{name[:60]}'")
+    raise PolicyError("unknown-field", f"the {thing.kind} has no field '{short(name)}'")
 
 
 def _prop(machine: Machine, thing: Thing, operands: Sequence[Datum], _place: Place) -> Datum:
     name = _name(operands[0], "Prop")
     if name not in thing.names.properties:
-        raise PolicyError("unknown-prop", f"the {thing.kind} has no property '{name[:60]}'")
+        raise PolicyError("unknown-prop", f"the {thing.kind} has no property '{short(name)}'")
     value = inward(thing.entity.properties.get(name))
     _note(machine, thing, "property", name, value)
     return value

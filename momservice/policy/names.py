@@ -86,8 +86,3 @@ def nearest(name: str, candidates: Iterable[str]) -> str:
     alike = [other for other in candidates if abs(len(other) - len(name)) <= 3 and other != name and len(other) <= _LONGEST]  # noqa: PLR2004
     found = get_close_matches(name, sorted(alike)[:_CANDIDATES], n=1, cutoff=0.7) if len(name) <= _LONGEST else []
     return f"did you mean '{found[0]}'?" if found else ""
-
-
-def short(name: str) -> str:
-    """A name for a message: at most some 60 characters."""
-    return name if len(name) <= _LONGEST else name[:_LONGEST] + "..."

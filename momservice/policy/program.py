@@ -12,9 +12,9 @@ from momservice.fields import Schema
 from momservice.policy.compiler import Compiler
 from momservice.policy.decisions import Decisions, Diagnostic, Failure, Place
 from momservice.policy.machine import Code, Machine
-from momservice.policy.names import bound_names, parameters, short
+from momservice.policy.names import bound_names, parameters
 from momservice.policy.reader import Node, Source, read
-from momservice.policy.values import typed_like
+from momservice.policy.values import short, typed_like
 from momservice.snapshot import Snapshot, Value
 
 TEXT_BYTES: Final = 1024 * 1024

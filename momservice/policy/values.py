@@ -21,6 +21,7 @@ LIST_VALUES: Final = 1_000_000
 LIST_DEPTH: Final = 32
 _INTEGER_END: Final = 1 << INTEGER_BITS
 _SHOWN: Final = 200
+_LONGEST_NAME: Final = 60
 
 
 class PolicyError(Exception):
@@ -70,6 +71,11 @@ class List:
 
 Datum: TypeAlias = bool | int | float | str | List | Thing | None
 NUMBERS: Final = frozenset({bool, int, float})
+
+
+def short(name: str) -> str:
+    """A name for a message: at most some 60 characters."""
+    return name if len(name) <= _LONGEST_NAME else name[:_LONGEST_NAME] + "..."
 
 
 def kind_of(value: Datum) -> str:

@@ -1,0 +1,261 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What a run does: isolation and undoing, limits, parameters, kept variables, tracing."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+
+import pytest
+
+from momservice.fields import Names, Schema
+from momservice.policy import Decisions, Opaque, Program, evaluate, load, trial_errors, trial_warnings
+from momservice.snapshot import Entity, Snapshot, Value
+
+FIELDS = frozenset({"mem", "floor", "disks"})
+NAMES = Names(FIELDS, FIELDS, frozenset({"t", "u"}), frozenset({"name"}))
+SCHEMA = Schema(NAMES, NAMES)
+
+
+def program(text: str | Mapping[str, str]) -> Program:
+    loaded = load({"a": text} if isinstance(text, str) else text, SCHEMA)
+    assert loaded.program is not None, loaded.diagnostics
+    return loaded.program
+
+
+def world(*mems: Value, parameters: Mapping[str, Value] | None = None) -> Snapshot:
+    guests = [Entity(f"g{number}", [{"mem": mem}], {"name": f"vm{number}"}) for number, mem in enumerate(mems)]
+    return Snapshot(Entity("host", [{"mem": 1}], {"name": "here"}), guests, parameters or {})
+
+
+def run(text: str | Mapping[str, str], *mems: Value, parameters: Mapping[str, Value] | None = None) -> Decisions:
+    return evaluate(program(text), world(*mems, parameters=parameters))
+
+
+def controls(decisions: Decisions) -> dict[tuple[str, str], Value]:
+    return {(wanted.entity, wanted.name): wanted.value for wanted in decisions.controls}
+
+
+def failures(decisions: Decisions) -> list[tuple[str, int, str | None]]:
+    return [(failure.code, failure.form, failure.entity) for failure in decisions.failures]
+
+
+def test_a_failed_round_leaves_no_trace_but_its_report() -> None:
+    decisions = run(
+        """(defvar total 0) (def f () 1)
+        (with Guests g {
+            (set total (+ total 10))
+            (def f () 2)
+            (Host.Control "t" total) (Host.SetVar "v" total) (g.Control "u" 1)
+            (let ((total 5)) (set total 6))
+            (+ g.mem 1)
+        })
+        total (f) (Host.GetVar "v")""",
+        1,
+        None,
+        3,
+    )
+    assert decisions.results == [0, "f", [2, None, 4], 20, 2, 20]
+    assert controls(decisions) == {("host", "t"): 20, ("g0", "u"): 1, ("g2", "u"): 1}
+    assert failures(decisions) == [("type", 2, "g1")]
+    assert decisions.failures[0].place.line == 7
+    assert decisions.degraded
+
+
+def test_an_undone_definition_is_the_one_before() -> None:
+    decisions = run("(def f () 1) (with Guests g {(def f () 2) (+ g.mem 1)}) (f)", None)
+    assert decisions.results == ["f", [None], 1]
+
+
+def test_a_failed_guest_loses_all_its_controls_and_later_rounds() -> None:
+    text = """(with Guests g (g.Control "t" 1)) (with Guests g (+ g.mem 1)) (with Guests g (g.Control "u" 1))
+    (defvar n 0) (with Guests g (set n (+ n 1))) n"""
+    decisions = run(text, 1, None, 3)
+    assert controls(decisions) == {("g0", "t"): 1, ("g0", "u"): 1, ("g2", "t"): 1, ("g2", "u"): 1}
+    assert decisions.results[-1] == 2
+
+
+def test_a_failed_form_is_undone_and_the_next_ones_go_on() -> None:
+    decisions = run('1 {(defvar a 1) (Host.Control "t" 1) (Host.SetVar "v" 1) (/ 1 0)} (Host.GetVar "v") (defvar a 2) a')
+    assert decisions.results == [1, None, None, 2, 2]
+    assert controls(decisions) == {}
+    assert failures(decisions) == [("zero-division", 1, None)]
+
+
+def test_an_error_in_an_inner_loop_ends_the_outer_round() -> None:
+    decisions = run("(with Guests g (with Guests h (+ g.mem h.mem)))", 1, None)
+    assert decisions.results == [[None, None]]
+    assert failures(decisions) == [("type", 0, "g0"), ("type", 0, "g1")]
+
+
+def test_an_error_deep_in_calls_and_scopes_of_a_round_finds_back() -> None:
+    text = """(def f (n) (let ((m n)) (if (== m 0) (+ nil 1) (f (- m 1)))))
+    (with Guests g {(defvar k g.mem) (if k (f 5) k)}) (defvar m 'free') m"""
+    decisions = run(text, 0, 1, 0)
+    assert decisions.results == ["f", [0, None, 0], "free", "free"]
+
+
+def test_a_loop_over_other_things_isolates_nothing() -> None:
+    decisions = run("(defvar l (with Guests g g.mem)) (with l x (/ 1 x)) 5", 1, 0)
+    assert decisions.results == [[1, 0], None, 5]
+    assert failures(decisions) == [("zero-division", 1, None)]
+
+
+def test_a_value_after_a_failed_operand_is_not_left_over() -> None:
+    assert run("(+ 1 (with Guests g (+ g.mem 1))) (+ 1 2)", None).results == [None, 3]
+
+
+def test_calls_nest_to_200_and_no_deeper() -> None:
+    text = "(def down (n) {(let ((m n)) (if (== m 1) 'end' (down (- m 1))))})"
+    assert run(text + "(down 200)").results == ["down", "end"]
+    assert failures(run(text + "(down 201)")) == [("too-deep", 1, None)]
+
+
+def test_form_and_round_have_budgets_of_their_own() -> None:
+    spin = "(def spin (n) {(defvar i 0) (def go (k) (if (== k 0) 0 (go (- k 1)))) (if (== n 0) 0 {(go 100) (spin (- n 1))})})"
+    assert failures(run(spin + "(spin 5)")) == []
+    assert failures(run(spin + "(spin 50) 1")) == [("limit", 1, None)]
+    one_greedy = "(with Guests g (if (== g.mem 1) (spin 50) (go 20)))"
+    decisions = run(spin + "(spin 1)" + one_greedy, 0, 1, 0)
+    assert decisions.results[-1] == [0, None, 0]
+    assert failures(decisions) == [("limit", 2, "g1")]
+
+
+def test_a_form_s_budget_does_not_depend_on_the_number_of_guests() -> None:
+    decisions = run("(with Guests g (+ g.mem 1))", *range(12_000))
+    assert failures(decisions) == []
+
+
+def test_the_run_s_budget_ends_it_without_controls() -> None:
+    greedy = "(def f%d (n) (if (< n 1) 1 (+ (f%d (- n 1)) (f%d (- n 1))))) (f%d 60)"
+    text = "(Host.Control 't' 1) (Host.SetVar 'v' 1)" + " ".join(greedy % (i, i, i, i) for i in range(550)) + " 5"
+    decisions = run(text)
+    assert (decisions.ended, decisions.controls, decisions.variables) == (True, (), {})
+    assert decisions.steps == 5_000_000
+    assert trial_errors(decisions)
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("(<< 1 255)", ""),
+        ("(<< 1 256)", "value"),
+        ("(<< 2 255)", "value"),
+        ("(>> 1 -1)", "value"),
+        ("(defvar s 'a') (* s 3)", "type"),
+        ("(* (<< 1 200) (<< 1 100))", "value"),
+        ("(- (- 0 (<< 1 255)) (<< 1 255))", "value"),
+        ("(max nil)", "type"),
+    ],
+)
+def test_values_have_limits(text: str, code: str) -> None:
+    assert [failure.code for failure in run(text).failures] == ([code] if code else [])
+
+
+def test_strings_grow_to_64_kib() -> None:
+    double = "(defvar s '0123456789abcdef')" + "(set s (+ s s))" * 12
+    assert failures(run(double)) == []
+    assert failures(run(double + "(set s (+ s 'x'))")) == [("value", 13, None)]
+
+
+def test_a_policy_sees_only_fields_of_the_schema() -> None:
+    snapshot = Snapshot(Entity("host", [{"mem": 1, "secret": 2}], {"name": "n", "hidden": 3}))
+    decisions = evaluate(program("(defvar s 'secret') (Host.Stat s) (defvar p 'hidden') (Host.Prop p)"), snapshot)
+    assert [failure.code for failure in decisions.failures] == ["unknown-field", "unknown-prop"]
+
+
+def test_a_value_that_is_none_of_the_language_s_is_an_error_not_an_object() -> None:
+    snapshot = Snapshot(Entity("host", [{"mem": object(), "disks": [[1], "a"]}]))  # type: ignore[dict-item]  # what mustn't be there
+    decisions = evaluate(program("Host.mem Host.disks"), snapshot)
+    assert decisions.results == [None, [[1], "a"]]
+    assert failures(decisions) == [("value", 0, None)]
+
+
+def test_entities_show_as_opaque_and_are_never_stored() -> None:
+    decisions = run("Host Guests (Host.SetVar 'v' Host) (Host.Control 't' Guests)", 1)
+    assert decisions.results == [Opaque("host"), [Opaque("guest")], None, None]
+    assert [failure.code for failure in decisions.failures] == ["type", "type"]
+
+
+# --- parameters --------------------------------------------------------------------------------------------------------------------------
+
+PARAMETRIC = {
+    "10_a": "(defvar False 0) (defvar True 1) (defvar on False) (defvar gain 0.5) (defvar name 'x') (defvar any nil) (defvar size 3)",
+    "20_b": "(defvar sum (+ size 1)) (defvar copy size) (let ((inner 1)) inner) {(defvar block 1)} (defvar size 9) size on",
+}
+
+
+def test_parameters_are_globals_with_a_constant_default() -> None:
+    defaults = {"False": 0, "True": 1, "on": 0, "gain": 0.5, "name": "x", "any": None, "size": 3, "copy": 3}
+    assert dict(program(PARAMETRIC).parameters) == defaults
+
+
+def test_a_parameter_s_value_takes_the_place_of_its_default() -> None:
+    decisions = run(PARAMETRIC, parameters={"size": 7, "on": True})
+    assert decisions.results[-2:] == [7, 1]
+    assert decisions.results[7] == 8
+
+
+def test_a_set_in_a_fragment_wins_over_a_parameter() -> None:
+    assert run("(defvar a 1) (set a 2) a", parameters={"a": 5}).results == [5, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "taken"),
+    [("size", True, 1), ("gain", 2, 2.0), ("gain", False, 0.0), ("name", "y", "y"), ("any", "text", "text"), ("any", [1], [1])],
+)
+def test_a_parameter_takes_its_type(name: str, value: Value, taken: Value) -> None:
+    coerced = program(PARAMETRIC).coerce_parameter(name, value)
+    assert (coerced, type(coerced)) == (taken, type(taken))
+
+
+@pytest.mark.parametrize(("name", "value"), [("size", 1.0), ("size", "1"), ("size", None), ("gain", "1"), ("name", 1), ("size", 1 << 256)])
+def test_a_parameter_refuses_another_type(name: str, value: Value) -> None:
+    with pytest.raises(ValueError, match=rf"^parameter '{name}' .+$"):
+        program(PARAMETRIC).coerce_parameter(name, value)
+    with pytest.raises(KeyError):
+        program(PARAMETRIC).coerce_parameter("nope", value)
+
+
+def test_parameters_that_no_longer_fit_the_policy_leave_the_default() -> None:
+    assert run("(defvar a 1) a", parameters={"a": "text", "gone": 1}).results == [1, 1]
+
+
+# --- purity ------------------------------------------------------------------------------------------------------------------------------
+
+
+def test_the_same_snapshot_gives_the_same_decisions_and_stays_as_it_was() -> None:
+    text = """(with Guests g {(g.SetVar "n" (+ 1 (if (valid (g.GetVar "n")) (g.GetVar "n") 0))) (g.Control "t" (/ 6 g.mem))})
+    (defvar a 1) (def f () 2) (debug a "x")"""
+    loaded = program(text)
+    guests = [Entity("g0", [{"mem": 2}], variables={"n": 1}), Entity("g1", [{"mem": 0}], variables={"n": 5})]
+    snapshot = Snapshot(guests=guests)
+    before = copy.deepcopy([dict(guest.variables) for guest in guests])
+    first, second = evaluate(loaded, snapshot), evaluate(loaded, snapshot)
+    assert first == second
+    assert [dict(guest.variables) for guest in guests] == before
+    assert first.variables == {"g0": {"n": 2}, "g1": {"n": 5}}
+    assert first.debug == ["1 x"]
+
+
+def test_tracing_changes_nothing_but_the_reads() -> None:
+    text = "(defvar low Host.mem) (with Guests g (g.Control 't' (+ (g.StatAvg 'mem') low))) (Host.Control 'u' 1)"
+    plain, traced = (evaluate(program(text), world(1, 2), trace=trace) for trace in (False, True))
+    assert plain.steps == traced.steps
+    assert controls(plain) == controls(traced)
+    assert [[(read.entity, read.kind, read.name, read.value) for read in wanted.reads] for wanted in traced.controls] == [
+        [("g0", "average", "mem", 1.0)],
+        [("g1", "average", "mem", 2.0)],
+        [],
+    ]
+
+
+def test_a_control_knows_its_place() -> None:
+    decisions = run({"10_a": "1", "20_b": "2\n  (Host.Control 't' 1)"})
+    assert str(decisions.controls[0].place) == "20_b:2:3"
+
+
+def test_a_trial_tells_what_figures_can_cure() -> None:
+    decisions = run("(+ nil 1) (defvar f nil) (def g () later) (g) (let ((later 1)) (Host.StatAvg 'floor')) (/ 1 0)")
+    assert [failure.code for failure in trial_errors(decisions)] == ["name"]
+    assert [failure.code for failure in trial_warnings(decisions)] == ["type", "no-data", "zero-division"]
