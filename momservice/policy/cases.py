@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeAlias, TypeVar
 
-from momservice.fields import GUEST_PROPERTIES, HOST_PROPERTIES, Names, Schema, names
+from momservice.fields import Names, Schema
 from momservice.policy.decisions import Decisions, Opaque
 from momservice.policy.program import evaluate, load
 from momservice.snapshot import HOST, Entity, Snapshot, Value
@@ -50,28 +50,18 @@ class _Case:
     expected: Mapping[str, Json]
 
 
-def run_file(path: str | Path, known: Schema | None = None, seed: str | None = None) -> Iterator[CaseResult]:
-    """Runs the cases of a file. `known`: names beyond those that a case declares, by default the fields of all collectors there are;
-    `seed`: the text that `@seed` stands for.
+def run_file(path: str | Path, known: Schema, seed: str | None = None) -> Iterator[CaseResult]:
+    """Runs the cases of a file. `known`: the names of all collectors and controllers, beyond the fields that a case declares; `seed`: the
+    text that `@seed` stands for.
 
     Raises ValueError, one line that says what is wrong where, for a file that isn't one of cases, before any case runs.
     """
     file = Path(path)
     try:
-        cases = list(_read(file, known or _all_fields(), seed))
+        cases = list(_read(file, known, seed))
     except RecursionError:
         raise ValueError(f"{file}: nested too deep") from None
     return (_run(case) for case in cases)
-
-
-def _all_fields() -> Schema:
-    # Here, not above: the language itself knows nothing of collectors.
-    from momservice.collectors import registry  # noqa: PLC0415  # for the reason above
-
-    guest_tables = [*(part.FIELDS for part in registry.GUEST.values()), *registry.PLANNED.values()]
-    host = [field for part in registry.HOST.values() for field in part.FIELDS]
-    guest = [field for table in guest_tables for field in table]
-    return Schema(names((), host, (), HOST_PROPERTIES), names((), guest, (), GUEST_PROPERTIES))
 
 
 # --- reading -----------------------------------------------------------------------------------------------------------------------------
