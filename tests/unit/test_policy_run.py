@@ -82,6 +82,12 @@ def test_a_failed_form_is_undone_and_the_next_ones_go_on() -> None:
     assert failures(decisions) == [("zero-division", 1, None)]
 
 
+def test_a_form_that_fails_after_very_many_rounds_is_undone_whole() -> None:
+    decisions = run("(defvar n 0) {(with Guests g {(set n (+ n 1)) (Host.Control 't' n)}) (/ 1 0)} n", *range(9000))
+    assert decisions.results == [0, None, 0]
+    assert controls(decisions) == {}
+
+
 def test_an_error_in_an_inner_loop_ends_the_outer_round() -> None:
     decisions = run("(with Guests g (with Guests h (+ g.mem h.mem)))", 1, None)
     assert decisions.results == [[None, None]]
