@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 from momservice.collectors import Moment
@@ -15,7 +16,7 @@ class GuestBalloon:
     """Balloon size and bounds. Without a balloon device the guest has its maximum, for good."""
 
     NAME: ClassVar[str] = "GuestBalloon"
-    FIELDS: ClassVar[tuple[Field, ...]] = (
+    FIELDS: ClassVar[Sequence[Field]] = (
         Field("balloon_cur", "int", "KiB", "memory that the balloon leaves to the guest"),
         Field("balloon_max", "int", "KiB", "all memory of the guest's machine"),
         Field("balloon_min", "int", "KiB", "guaranteed minimum: oVirt's `minGuaranteedMemoryMb`, else memtune min_guarantee, else 0"),

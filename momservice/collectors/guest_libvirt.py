@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 from momservice.collectors import Moment
@@ -17,7 +18,7 @@ class GuestLibvirt:
     """The fields of GuestMemory and GuestBalloon, and three more."""
 
     NAME: ClassVar[str] = "GuestLibvirt"
-    FIELDS: ClassVar[tuple[Field, ...]] = (
+    FIELDS: ClassVar[Sequence[Field]] = (
         *GuestMemory.FIELDS,
         *GuestBalloon.FIELDS,
         Field("libvirt_curmem", "int", "KiB", "= `balloon_cur`"),

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from momservice.collectors import Moment
@@ -28,7 +28,7 @@ class GuestMemory:
     """Memory statistics of the guest's balloon driver; none when they are older than three guest intervals."""
 
     NAME: ClassVar[str] = "GuestMemory"
-    FIELDS: ClassVar[tuple[Field, ...]] = (
+    FIELDS: ClassVar[Sequence[Field]] = (
         Field("mem_available", "int", "KiB", "balloon statistic `available`: the guest's MemTotal"),
         Field("mem_unused", "int", "KiB", "balloon statistic `unused`: the guest's MemFree"),
         Field("mem_free", "int", "KiB", "balloon statistic `usable`: what the guest could use without swapping"),

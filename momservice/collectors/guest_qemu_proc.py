@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 from momservice.collectors import Moment
@@ -16,7 +17,7 @@ class GuestQemuProc:
     """Resident size and page faults of the QEMU process that libvirt's pid file names."""
 
     NAME: ClassVar[str] = "GuestQemuProc"
-    FIELDS: ClassVar[tuple[Field, ...]] = (
+    FIELDS: ClassVar[Sequence[Field]] = (
         Field("host_minor_faults", "int", "since the last sample", "/proc/PID/stat: page faults of QEMU without I/O"),
         Field("host_major_faults", "int", "since the last sample", "/proc/PID/stat: page faults of QEMU with I/O"),
         Field("rss", "int", "pages", "/proc/PID/stat: QEMU's resident memory"),

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 from momservice.collectors import Moment
@@ -20,7 +20,7 @@ class GuestState:
     """
 
     NAME: ClassVar[str] = "GuestState"
-    FIELDS: ClassVar[tuple[Field, ...]] = (
+    FIELDS: ClassVar[Sequence[Field]] = (
         Field("held", "bool", "", "paused, migrating or otherwise not to be touched"),
         Field("balloon_works", "bool", "", "false: no device, no driver, no fresh statistics, or a target not approached for 30 s"),
         Field("mergeable", "bool", "", "false: nosharepages, huge pages, shared memory or encrypted"),

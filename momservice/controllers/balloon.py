@@ -58,7 +58,7 @@ class Balloon:
     """The guest control `balloon_target`."""
 
     NAME: ClassVar[str] = "Balloon"
-    CONTROLS: ClassVar[tuple[Control, ...]] = (TARGET,)
+    CONTROLS: ClassVar[Sequence[Control]] = (TARGET,)
 
     def __init__(self, helper: MemorySetter) -> None:
         self._helper = helper

@@ -1,0 +1,236 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The read-only connection: what the answers of a libvirt that fails, hangs or comes back lead to. Answers are recorded ones."""
+
+import asyncio
+import json
+import threading
+from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import libvirt
+import pytest
+
+from momservice.hypervisor import JOB_UNKNOWN, HypervisorUnavailable, libvirt_source
+from momservice.hypervisor.libvirt_source import Hypervisor
+
+RECORDED = json.loads((Path(__file__).parent.parent / "data/libvirt-guests.json").read_text(encoding="utf-8"))["guests"]
+
+
+def failure(code: int, text: str = "libvirt says no") -> Exception:
+    error: Exception = libvirt.libvirtError(text)
+    error.err = (code, 0, text, 2, "", None, None, 0, 0)  # type: ignore[attr-defined] # the binding's own way to carry the code
+    return error
+
+
+@dataclass
+class Domain:
+    """A guest's handle. `fails`: what a call raises by its name. `definitions`: how often the XML was asked for."""
+
+    guest: dict[str, Any]
+    fails: dict[str, Exception] = field(default_factory=dict)
+    job: Any = 0
+    asked: list[str] = field(default_factory=list)
+    hang: threading.Event | None = None
+
+    def name(self) -> str:
+        return str(self.guest["name"])
+
+    def UUIDString(self) -> str:  # noqa: N802 - libvirt's spelling
+        return str(self.guest["uuid"])
+
+    def ID(self) -> int:  # noqa: N802 - libvirt's spelling
+        return int(self.guest["id"])
+
+    def XMLDesc(self, _flags: int) -> str:  # noqa: N802 - libvirt's spelling
+        self._call("XMLDesc")
+        return str(self.guest["xml"])
+
+    def jobStats(self) -> dict[str, Any]:  # noqa: N802 - libvirt's spelling
+        self._call("jobStats")
+        if self.hang:
+            self.hang.wait(30)
+        return {"type": self.job}
+
+    def _call(self, name: str) -> None:
+        self.asked.append(name)
+        if name in self.fails:
+            raise self.fails[name]
+
+
+@dataclass
+class Libvirtd:
+    """Stands for libvirtd: gives connections, each of which is this object."""
+
+    domains: list[Domain]
+    opened: int = 0
+    open_error: Exception | None = None
+    bulk_errors: list[Exception] = field(default_factory=list)
+    hang: threading.Event | None = None
+    # What hung calls wait at until the test ends.
+    gate: threading.Event = field(default_factory=threading.Event)
+
+    def openReadOnly(self, _uri: str) -> "Libvirtd":  # noqa: N802 - libvirt's spelling
+        self.opened += 1
+        if self.open_error:
+            raise self.open_error
+        return self
+
+    def getAllDomainStats(self, _stats: int, _flags: int) -> list[tuple[Domain, dict[str, Any]]]:  # noqa: N802 - libvirt's spelling
+        if self.hang:
+            hang, self.hang = self.hang, None
+            hang.wait(30)
+        if self.bulk_errors:
+            raise self.bulk_errors.pop()
+        return [(domain, domain.guest["stats"]) for domain in self.domains]
+
+
+@pytest.fixture
+def daemon(monkeypatch: pytest.MonkeyPatch) -> Iterator[Libvirtd]:
+    daemon = Libvirtd([Domain(dict(guest)) for guest in reversed(RECORDED)])
+    monkeypatch.setattr(libvirt, "openReadOnly", daemon.openReadOnly)
+    monkeypatch.setattr(libvirt_source, "DEADLINE_S", 0.05)
+    yield daemon
+    daemon.gate.set()
+
+
+def play(scenario: Callable[[Hypervisor], Coroutine[Any, Any, None]], tmp_path: Path) -> None:
+    async def run() -> None:
+        await scenario(Hypervisor("", tmp_path))
+
+    asyncio.run(run())
+
+
+def named(daemon: Libvirtd, name: str) -> Domain:
+    (domain,) = [domain for domain in daemon.domains if domain.name() == name]
+    return domain
+
+
+def test_guests_come_by_name_and_jobs_are_not_asked_of_a_guest_that_does_not_answer(daemon: Libvirtd, tmp_path: Path) -> None:
+    async def scenario(hypervisor: Hypervisor) -> None:
+        assert not hypervisor.connected
+        records = await hypervisor.guests()
+        assert [record.name for record in records] == ["hung", "no-balloon", "no-driver", "paused", "well"]
+        assert {record.name: record.job for record in records if record.job} == {"hung": JOB_UNKNOWN}
+        assert (hypervisor.connected, hypervisor.reason) == (True, "")
+        assert "jobStats" not in named(daemon, "hung").asked
+
+    play(scenario, tmp_path)
+
+
+def test_definitions_are_asked_for_once_a_start(daemon: Libvirtd, tmp_path: Path) -> None:
+    async def scenario(hypervisor: Hypervisor) -> None:
+        await hypervisor.guests()
+        await hypervisor.guests()
+        well = named(daemon, "well")
+        assert well.asked.count("XMLDesc") == 1
+        well.guest["id"] += 100
+        await hypervisor.guests()
+        assert well.asked.count("XMLDesc") == 2
+        assert daemon.opened == 1
+
+    play(scenario, tmp_path)
+
+
+@pytest.mark.parametrize("call", ["XMLDesc", "jobStats"])
+def test_a_guest_that_ends_in_between_is_left_out(daemon: Libvirtd, tmp_path: Path, call: str) -> None:
+    named(daemon, "well").fails[call] = failure(libvirt.VIR_ERR_NO_DOMAIN)
+
+    async def scenario(hypervisor: Hypervisor) -> None:
+        assert [record.name for record in await hypervisor.guests()] == ["hung", "no-balloon", "no-driver", "paused"]
+
+    play(scenario, tmp_path)
+
+
+def test_a_guest_whose_definition_is_refused_is_listed_and_not_ballooned(daemon: Libvirtd, tmp_path: Path) -> None:
+    named(daemon, "well").fails["XMLDesc"] = failure(libvirt.VIR_ERR_INTERNAL_ERROR)
+
+    async def scenario(hypervisor: Hypervisor) -> None:
+        assert not (await hypervisor.guests())[-1].facts.balloon
+
+    play(scenario, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("job", "known"),
+    [(1, 1), (failure(libvirt.VIR_ERR_OPERATION_UNSUPPORTED), JOB_UNKNOWN), (failure(libvirt.VIR_ERR_NO_SUPPORT), 0), ("x", JOB_UNKNOWN)],
+)
+def test_what_libvirt_says_of_jobs(daemon: Libvirtd, tmp_path: Path, job: Any, known: int) -> None:
+    well = named(daemon, "well")
+    if isinstance(job, Exception):
+        well.fails["jobStats"] = job
+    well.job = job
+
+    async def scenario(hypervisor: Hypervisor) -> None:
+        assert (await hypervisor.guests())[-1].job == known
+
+    play(scenario, tmp_path)
+
+
+def test_libvirt_missing_is_no_news_and_asked_again_only_after_a_while(
+    daemon: Libvirtd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    daemon.open_error = failure(libvirt.VIR_ERR_SYSTEM_ERROR, "Failed to connect\nsocket: no such file")
+
+    async def scenario(hypervisor: Hypervisor) -> None:
+        for _ in range(3):
+            with pytest.raises(HypervisorUnavailable, match=r"^Failed to connect socket: no such file$"):
+                await hypervisor.guests()
+        assert daemon.opened == 2
+        assert not hypervisor.connected
+        daemon.open_error = None
+        monkeypatch.setattr(hypervisor, "_retry_s", 0)
+        assert len(await hypervisor.guests()) == 5
+        assert hypervisor.connected
+
+    play(scenario, tmp_path)
+
+
+def test_a_connection_that_died_is_replaced_within_the_pass(daemon: Libvirtd, tmp_path: Path) -> None:
+    async def scenario(hypervisor: Hypervisor) -> None:
+        await hypervisor.guests()
+        daemon.bulk_errors.append(failure(libvirt.VIR_ERR_INTERNAL_ERROR, "client socket is closed"))
+        assert len(await hypervisor.guests()) == 5
+        assert daemon.opened == 2
+
+    play(scenario, tmp_path)
+
+
+def test_a_bulk_call_that_hangs_is_abandoned_and_asked_on_a_fresh_connection(daemon: Libvirtd, tmp_path: Path) -> None:
+    async def scenario(hypervisor: Hypervisor) -> None:
+        await hypervisor.guests()
+        daemon.hang = daemon.gate
+        assert len(await hypervisor.guests()) == 5
+        assert daemon.opened == 2
+
+    play(scenario, tmp_path)
+
+
+def test_job_states_that_do_not_come_in_time_are_unknown_the_others_stay(daemon: Libvirtd, tmp_path: Path) -> None:
+    named(daemon, "no-driver").hang = daemon.gate
+
+    async def scenario(hypervisor: Hypervisor) -> None:
+        jobs = {record.name: record.job for record in await hypervisor.guests()}
+        # libvirt told of them in the order well... hung, reversed.
+        assert jobs == {"hung": JOB_UNKNOWN, "paused": 0, "no-balloon": 0, "no-driver": JOB_UNKNOWN, "well": JOB_UNKNOWN}
+
+    play(scenario, tmp_path)
+
+
+def test_all_threads_hung_makes_the_hypervisor_unavailable(daemon: Libvirtd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(libvirt_source, "MAX_THREADS", 1)
+    daemon.hang = daemon.gate
+
+    async def scenario(hypervisor: Hypervisor) -> None:
+        with pytest.raises(HypervisorUnavailable, match="all 1 threads wait"):
+            await hypervisor.guests()
+
+    play(scenario, tmp_path)
+
+
+def test_libvirt_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    Hypervisor("")
+    with pytest.raises(libvirt.libvirtError):
+        libvirt.openReadOnly("qemu+unix:///system?socket=/nonexistent")
+    assert capfd.readouterr().err == ""
