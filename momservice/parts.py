@@ -8,10 +8,13 @@ from itertools import chain
 from typing import Protocol, TypeVar
 
 from momservice.bus.connection import Connection
+from momservice.collectors import planned as planned_collectors
 from momservice.collectors import registry
+from momservice.collectors.guest_state import GuestState
 from momservice.config import Config, ConfigError
 from momservice.controllers import Controller, planned
 from momservice.controllers.balloon import Balloon
+from momservice.controllers.guest_helper import GuestHelper
 from momservice.controllers.ksm import Ksm
 from momservice.controllers.stats_period import StatsPeriod
 from momservice.engine import Parts
@@ -32,7 +35,7 @@ def schema(config: Config) -> Schema:
     """The names that policies may use under a configuration. Raises ConfigError for collectors and controllers that there aren't."""
     problems = [
         *_missing("[host] collectors", config.host_collectors, registry.HOST, ()),
-        *_missing("[guest] collectors", config.guest_collectors, registry.GUEST, registry.PLANNED),
+        *_missing("[guest] collectors", config.guest_collectors, registry.GUEST, planned_collectors.PLANNED),
         *_missing("[main] controllers", config.controllers, CONTROLLERS, planned.CONTROLLERS),
     ]
     if problems:
@@ -46,7 +49,7 @@ def schema(config: Config) -> Schema:
         ),
         names(
             _fields(registry.GUEST[name].FIELDS for name in config.guest_collectors),
-            _fields(chain((part.FIELDS for part in registry.GUEST.values()), registry.PLANNED.values())),
+            _fields(chain((part.FIELDS for part in registry.GUEST.values()), planned_collectors.PLANNED.values())),
             [control for control in CONTROLS if control.entity == "guest"],
             GUEST_PROPERTIES,
         ),
@@ -69,9 +72,10 @@ class Workshop:
     """Makes the parts. Controllers live as long as the service, so that a reload forgets nothing that they learned."""
 
     def __init__(self, connection: Connection) -> None:
-        self._balloon = Balloon(connection)
+        guest_helper = GuestHelper(connection)
+        self._balloon = Balloon(guest_helper)
         self._ksm = Ksm(connection)
-        self._period = StatsPeriod(connection)
+        self._period = StatsPeriod(guest_helper)
 
     def parts(self, config: Config) -> Parts:
         """The parts that a configuration names. Raises ConfigError."""

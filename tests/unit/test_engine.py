@@ -86,13 +86,13 @@ class Recorder:
 
 
 class Knob(Recorder):
-    NAME = "Knob"
-    CONTROLS = (Control("knob", "host", "", 0, 9, ""),)
+    NAME: ClassVar[str] = "Knob"
+    CONTROLS: ClassVar[Sequence[Control]] = (Control("knob", "host", "", 0, 9, ""),)
 
 
 class Target(Recorder):
-    NAME = "Target"
-    CONTROLS = (Control("target", "guest", "", 0, 9, ""),)
+    NAME: ClassVar[str] = "Target"
+    CONTROLS: ClassVar[Sequence[Control]] = (Control("target", "guest", "", 0, 9, ""),)
 
 
 async def nothing(*_: object) -> None:

@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The README's commands and files exist as it says."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+@pytest.mark.parametrize("verb", sorted(set(re.findall(r"\./dev ([a-z]+)", README))))
+def test_every_verb_of_dev_in_the_readme_has_help(verb: str) -> None:
+    done = subprocess.run([ROOT / "dev", verb, "--help"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert "usage:" in done.stdout
+
+
+@pytest.mark.parametrize("path", sorted(set(re.findall(r"`((?:polkit|doc|dbus|momservice|lab|tests|conf)/[^`*]*|COPYING)`", README))))
+def test_every_path_in_the_readme_exists(path: str) -> None:
+    assert (ROOT / path).exists()
+
+
+@pytest.mark.parametrize("command", sorted(set(re.findall(r"^momctl ((?:policy |params)[a-z ]*)", README, re.MULTILINE))))
+def test_every_momctl_command_of_the_readme_is_known(command: str) -> None:
+    words = [word for word in command.split() if word.isalpha()]
+    done = subprocess.run([ROOT / "dev", "exec", "momctl", *words, "--help"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_policies_that_are_shipped_pass_the_check_of_the_readme() -> None:
+    command = next(re.finditer(r"\./dev exec (momctl policy check [^`]*)`", README))[1]
+    done = subprocess.run(f"./dev exec {command}", shell=True, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
