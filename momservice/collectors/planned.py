@@ -33,8 +33,3 @@ PLANNED: Final[Mapping[str, Sequence[Field]]] = {
     "GuestIoTuneOptional": _IO_TUNE,
     "GuestQemuAgent": _QEMU_AGENT,
 }
-
-
-def not_built_reason(name: str) -> str:
-    """Why a collector that a configuration names can't be used; "" if it isn't one of these."""
-    return f"the collector {name} isn't built yet: take it out of the list" if name in PLANNED else ""
