@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""./dev bench: runs the measurements in tests/bench.
+
+Each is a module tests/bench/bench_NAME.py: the first line of its docstring says what it measures; its function
+`main() -> dict[str, float | int | str]` gives figures by name, the unit at the name's end. It raises when it can't measure.
+"""
+
+import importlib.util
+import json
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from lab.common import ROOT, LabError
+from lab.packages import ensure_packages
+
+FOLDER = ROOT / "tests" / "bench"
+Figures = dict[str, float | int | str]
+
+
+def names() -> list[str]:
+    """All benches."""
+    return sorted(path.stem.removeprefix("bench_") for path in FOLDER.glob("bench_*.py"))
+
+
+def load(name: str) -> tuple[str, Callable[[], Figures]]:
+    """A bench's title and function."""
+    spec = importlib.util.spec_from_file_location(f"bench_{name}", FOLDER / f"bench_{name}.py")
+    if spec is None or spec.loader is None:
+        raise LabError(f"bench: {name} can't be loaded")
+    module: Any = importlib.util.module_from_spec(spec)
+    # Dataclasses and pickles look their module up by name.
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return (module.__doc__ or name).strip().splitlines()[0], module.main
+
+
+def show(title: str, figures: Figures) -> str:
+    """The figures as lines for people."""
+    width = max(map(len, figures), default=0)
+    values = {name: f"{value:.4g}" if isinstance(value, float) else str(value) for name, value in figures.items()}
+    return "\n".join([title, *(f"  {name:<{width}}  {value}" for name, value in values.items()), ""])
+
+
+def main(name: str | None, as_json: bool) -> int:
+    """Run one bench, or all of them one after the other. 0 when all ran."""
+    ensure_packages()
+    known = names()
+    if name is not None and name not in known:
+        raise LabError(f"bench: no bench {name}; there are {', '.join(known) or 'none'}")
+    results: dict[str, Figures] = {}
+    for each in known if name is None else [name]:
+        title, measure = load(each)
+        results[each] = measure()
+        if not as_json:
+            sys.stdout.write(show(title, results[each]) + "\n")
+            sys.stdout.flush()
+    if as_json:
+        sys.stdout.write(json.dumps(results) + "\n")
+    return 0
