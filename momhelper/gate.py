@@ -39,14 +39,10 @@ class TokenBucket:
 
 
 class Gate:
-    """The guard of a helper's methods; keeps an eye on who owns the service's name.
+    """The guard of a helper's methods; keeps an eye on who owns the service's name."""
 
-    `owner_changed(present)` is called whenever the service comes (True) or goes (False).
-    """
-
-    def __init__(self, connection: Connection, owner_changed: Callable[[bool], None] = lambda present: None) -> None:
+    def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._owner_changed = owner_changed
         self._owner: str | None = None
         # The unique name whose uid has been checked. The bus never uses a unique name twice.
         self._verified: str | None = None
@@ -63,7 +59,6 @@ class Gate:
 
     def _set_owner(self, owner: str | None) -> None:
         self._owner = owner
-        self._owner_changed(owner is not None)
 
     async def check(self, call: Call) -> None:
         """Let the call pass or raise CallError (AccessDenied, LimitsExceeded)."""
