@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""momctl status, stats, pause, resume, reload."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from typing import Protocol
+
+from momservice.bus.names import UUID
+from momservice.cli.output import DASH, Problem, local_time, mib, pages_mib, say, say_fields, say_json, say_pairs, say_table
+from momservice.cli.service import connected
+from momservice.client import BlockingClient, ServiceStatus
+from momservice.fields import EntityKind, Field
+from momservice.snapshot import Sample
+
+# libvirt's names of its domain states.
+STATES = ("no state", "running", "blocked", "paused", "shutting down", "shut off", "crashed", "suspended")
+GUEST_HEADER = ("GUEST", "BALLOON", "MIN", "MAX", "TOTAL", "FREE", "RSS", "STATE")
+GUEST_FIELDS = ("balloon_cur", "balloon_min", "balloon_max", "mem_available", "mem_free")
+
+
+class HasFields(Protocol):
+    """A collector, as far as its table of fields goes."""
+
+    FIELDS: Sequence[Field]
+
+
+def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser], json_option: argparse.ArgumentParser) -> None:
+    """Add the verbs."""
+    status = verbs.add_parser("status", parents=[json_option], help="how the service is, and why")
+    status.set_defaults(run=show_status)
+    stats = verbs.add_parser("stats", parents=[json_option], help="the newest figures of host and guests")
+    stats.add_argument("guest", nargs="?", metavar="GUEST", help="only this guest (name or UUID), with all its fields")
+    stats.set_defaults(run=show_stats)
+    pause = verbs.add_parser("pause", help="stop deciding; knobs and balloons stay as they are")
+    pause.add_argument("--reason", default="", metavar="TEXT", help="why; `momctl status` shows it")
+    pause.add_argument(
+        "--seconds", type=_seconds, default=0, metavar="N", help="end by itself after so long (default: with `momctl resume`)"
+    )
+    pause.set_defaults(run=pause_service)
+    verbs.add_parser("resume", help="end a pause").set_defaults(run=resume_service)
+    verbs.add_parser("reload", help="read configuration and policy files again").set_defaults(run=reload_service)
+
+
+def _seconds(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) >= 1 << 32:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number of seconds")
+    return int(text)
+
+
+def show_status(options: argparse.Namespace) -> int:
+    """`momctl status`."""
+    with connected() as client:
+        status = client.status()
+    if options.json:
+        say_json(asdict(status))
+    else:
+        say_pairs(_status_pairs(status))
+    return 0
+
+
+def _status_pairs(status: ServiceStatus) -> list[tuple[str, str]]:
+    reasons = [("" if number else "reasons", reason) for number, reason in enumerate(status.status_reasons)]
+    ago = max(0, int(time.time() - status.last_evaluation_us / 1e6))
+    run = f"{local_time(status.last_evaluation_us)}, {ago} s ago, took {status.evaluation_duration_us / 1000:.1f} ms"
+    return [
+        ("status", status.status),
+        *reasons,
+        ("guests", str(status.guest_count)),
+        ("generation", str(status.generation)),
+        ("interval", f"{status.interval_ms / 1000:g} s"),
+        ("last run", run if status.last_evaluation_us else "none yet"),
+        ("last error", status.last_error or "none"),
+        ("libvirt", "connected" if status.hypervisor_connected else "not connected"),
+        ("helpers", "available" if status.helper_available else "not available"),
+        ("polkit", "available" if status.polkit_available else "not available"),
+        ("version", f"{status.version} (API {status.api_version})"),
+    ]
+
+
+def show_stats(options: argparse.Namespace) -> int:
+    """`momctl stats`."""
+    with connected() as client:
+        if options.guest is None:
+            _show_all(client, as_json=options.json)
+        else:
+            sample = client.guest_statistics(_uuid(client, options.guest))
+            if options.json:
+                say_json(sample)
+            else:
+                say_fields(sample, _units("guest"))
+    return 0
+
+
+def _units(kind: EntityKind) -> dict[str, str]:
+    """The unit of each field."""
+    # Only those who print figures should wait for all collectors to be imported.
+    from momservice.collectors import registry  # noqa: PLC0415 - see above
+
+    collectors: Iterable[HasFields] = registry.HOST.values() if kind == "host" else registry.GUEST.values()
+    return {field.name: field.unit for collector in collectors for field in collector.FIELDS}
+
+
+def _uuid(client: BlockingClient, guest: str) -> str:
+    """The UUID of a guest by name or UUID."""
+    if UUID.fullmatch(guest.lower()):
+        return guest
+    found = [uuid for uuid, name in client.active_guests() if name == guest]
+    if not found:
+        raise Problem(f"no guest named {guest} is monitored; `momctl stats` lists those that are")
+    return found[0]
+
+
+def _show_all(client: BlockingClient, *, as_json: bool) -> None:
+    statistics, names = client.statistics(), dict(client.active_guests())
+    if as_json:
+        guests = {uuid: {"name": names.get(uuid, ""), "statistics": sample} for uuid, sample in statistics.guests.items()}
+        say_json({"host": statistics.host, "guests": guests})
+        return
+    say_fields(statistics.host, _units("host")) if statistics.host else say("no figures of the host yet")
+    say("\nno guests" if not statistics.guests else "\nMiB")
+    if statistics.guests:
+        rows = [_guest_row(names.get(uuid, uuid), sample) for uuid, sample in statistics.guests.items()]
+        say_table(GUEST_HEADER, sorted(rows), frozenset(range(1, len(GUEST_FIELDS) + 2)))
+
+
+def _guest_row(name: str, sample: Sample) -> list[str]:
+    return [name, *(mib(sample.get(field)) for field in GUEST_FIELDS), pages_mib(sample.get("rss")), _state(sample)]
+
+
+def _state(sample: Sample) -> str:
+    number = sample.get("libvirt_state")
+    state = STATES[number] if isinstance(number, int) and 0 <= number < len(STATES) else DASH
+    notes = [note for name, bad, note in (("held", True, "held"), ("balloon_works", False, "no balloon")) if sample.get(name) is bad]
+    return ", ".join([state, *notes])
+
+
+def pause_service(options: argparse.Namespace) -> int:
+    """`momctl pause`."""
+    with connected() as client:
+        client.pause(options.reason, options.seconds)
+    return 0
+
+
+def resume_service(_options: argparse.Namespace) -> int:
+    """`momctl resume`."""
+    with connected() as client:
+        client.resume()
+    return 0
+
+
+def reload_service(_options: argparse.Namespace) -> int:
+    """`momctl reload`."""
+    with connected() as client:
+        client.reload()
+    return 0
