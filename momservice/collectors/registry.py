@@ -6,13 +6,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from momservice.collectors import GuestCollector
+from momservice.collectors import GuestCollector, HostCollector
 from momservice.collectors.guest_balloon import GuestBalloon, GuestBalloonOptional
 from momservice.collectors.guest_libvirt import GuestLibvirt
 from momservice.collectors.guest_memory import GuestMemory, GuestMemoryOptional
 from momservice.collectors.guest_qemu_proc import GuestQemuProc
 from momservice.collectors.guest_state import GuestState
+from momservice.collectors.host_cpu import HostCpu
+from momservice.collectors.host_ksm import HostKSM
+from momservice.collectors.host_memory import HostMemory
+from momservice.collectors.host_pressure import HostPressure
+from momservice.collectors.host_time import HostTime
 
+HOST: Final[Mapping[str, type[HostCollector]]] = {part.NAME: part for part in (HostMemory, HostKSM, HostPressure, HostCpu, HostTime)}
 GUEST: Final[Mapping[str, type[GuestCollector]]] = {
     part.NAME: part
     for part in (GuestMemory, GuestMemoryOptional, GuestBalloon, GuestBalloonOptional, GuestLibvirt, GuestQemuProc, GuestState)
