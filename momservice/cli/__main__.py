@@ -58,6 +58,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return FAILED
     except KeyboardInterrupt:
         return INTERRUPTED
+    except Exception as error:
+        complain(f"internal error, please report it: {type(error).__name__}: {error}")
+        return FAILED
 
 
 if __name__ == "__main__":

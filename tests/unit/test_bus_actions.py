@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The XML, the table of polkit actions, the actions file, the examples and the objects say the same."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import xml.etree.ElementTree as ET
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from momservice.bus.connection import Call, CallError, Export, load_interfaces
+from momservice.bus.names import MANAGER, NAME, PATH, POLICY, XML
+from momservice.bus.polkit import ACTIONS, CONTROL, FREE, LOAD_POLICY, READ, SET_PARAMETERS
+from momservice.bus.service import publish
+
+ROOT = Path(__file__).parents[2]
+ACTIONS_FILE = ET.parse(ROOT / "polkit" / "org.ovirt.mom1.policy.in")
+DEFAULTS = {READ: "yes", LOAD_POLICY: "auth_admin", SET_PARAMETERS: "auth_admin_keep", CONTROL: "auth_admin_keep"}
+
+
+class Exports:
+    """A connection that only remembers what it is to serve."""
+
+    def __init__(self) -> None:
+        self.served: dict[str, tuple[Export, ...]] = {}
+
+    def serve(self, path: str, *exports: Export) -> None:
+        self.served[path] = exports
+
+    async def uid_of(self, _name: str) -> int:
+        return 1000
+
+
+class Anything:
+    """An engine and a store of which nothing is asked."""
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *_args: name
+
+
+def exports() -> dict[str, Export]:
+    connection = Exports()
+    publish(connection, Anything(), Anything())  # type: ignore[arg-type]  # stand-ins: nothing of them is called
+    return {export.interface.name: export for export in connection.served[PATH]}
+
+
+def xml_members() -> set[tuple[str, str]]:
+    return {(name, method.name) for name, interface in load_interfaces(XML).items() for method in interface.methods}
+
+
+def test_every_member_has_an_action_and_no_action_lacks_a_member() -> None:
+    assert set(ACTIONS) == xml_members()
+
+
+def test_every_member_is_implemented() -> None:
+    assert {(name, member) for name, export in exports().items() for member in export.methods} == xml_members()
+
+
+def test_free_members_change_nothing() -> None:
+    free = {member for (_, member), action in ACTIONS.items() if action == FREE}
+    assert free == {"Ping", "GetStatistics", "GetHostStatistics", "GetGuestStatistics", "GetActiveGuests"}
+
+
+def test_the_actions_file_has_the_actions_of_the_table() -> None:
+    assert {action.get("id") for action in ACTIONS_FILE.iter("action")} == set(ACTIONS.values()) - {FREE}
+
+
+@pytest.mark.parametrize("action", list(ACTIONS_FILE.iter("action")), ids=lambda action: str(action.get("id")))
+def test_each_action_is_owned_and_has_its_default(action: ET.Element) -> None:
+    owner = [note.text for note in action.iter("annotate") if note.get("key") == "org.freedesktop.policykit.owner"]
+    assert owner == ["unix-user:@MOM_USER@"]
+    assert [action.findtext(f"defaults/allow_{who}") for who in ("any", "inactive", "active")] == [DEFAULTS[str(action.get("id"))]] * 3
+    assert action.findtext("description")
+    assert action.findtext("message")
+
+
+def test_example_rules_name_only_actions_that_there_are() -> None:
+    for rule in (ROOT / "polkit" / "examples").glob("*.rules"):
+        named = set(re.findall(r"org\.ovirt\.mom1\.[a-z-]+", rule.read_text(encoding="utf-8")))
+        assert named <= set(ACTIONS.values()), rule.name
+
+
+def test_the_bus_policy_lets_only_mom_own_the_name() -> None:
+    conf = ET.parse(ROOT / "dbus" / "org.ovirt.Mom1.conf").getroot()
+    owners = [(policy.get("user"), allow.get("own")) for policy in conf for allow in policy if allow.get("own")]
+    assert owners == [("mom", NAME)]
+
+
+@pytest.mark.parametrize("interface", [MANAGER, POLICY])
+def test_a_member_without_a_row_is_refused(interface: str) -> None:
+    call = Call(":1.5", PATH, interface, "Forgotten", (), interactive=False)
+    with pytest.raises(CallError) as refused:
+        asyncio.run(exports()[interface].guard(call))  # type: ignore[arg-type]  # a guard is a coroutine function
+    assert refused.value.name == "org.freedesktop.DBus.Error.AccessDenied"
