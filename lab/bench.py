@@ -2,20 +2,21 @@
 """./dev bench: runs the measurements in tests/bench.
 
 Each is a module tests/bench/bench_NAME.py: the first line of its docstring says what it measures; its function
-`main() -> dict[str, float | int | str]` gives figures by name, the unit at the name's end. It raises when it can't measure.
+`main() -> Figures` gives figures by name, the unit at the name's end, or tables of them. It raises when it can't measure.
 """
 
 import importlib.util
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from lab.common import ROOT, LabError
 from lab.packages import ensure_packages
 
 FOLDER = ROOT / "tests" / "bench"
-Figures = dict[str, float | int | str]
+# A table is figures of figures: row name -> figures.
+Figures = Mapping[str, "float | int | str | Figures"]
 
 
 def names() -> list[str]:
@@ -37,9 +38,18 @@ def load(name: str) -> tuple[str, Callable[[], Figures]]:
 
 def show(title: str, figures: Figures) -> str:
     """The figures as lines for people."""
-    width = max(map(len, figures), default=0)
-    values = {name: f"{value:.4g}" if isinstance(value, float) else str(value) for name, value in figures.items()}
+    values = dict(flat(figures))
+    width = max(map(len, values), default=0)
     return "\n".join([title, *(f"  {name:<{width}}  {value}" for name, value in values.items()), ""])
+
+
+def flat(figures: Figures, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Each figure with its full name."""
+    for name, value in figures.items():
+        if isinstance(value, Mapping):
+            yield from flat(value, f"{prefix}{name} ")
+        else:
+            yield prefix + name, f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def main(name: str | None, as_json: bool) -> int:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Evaluation of the policy of 2011 beside its shrink path written by hand in Python, on the same world, at 1, 100 and 1000 guests.
+"""Evaluation of the policy of 2011 beside its shrink path written by hand in Python, on the same world, by number of guests.
 
 Shown: seconds (medians of several runs, in one process), per guest, and the ratio to the hand-written code. Linear in guests means that
 the time per guest doesn't grow.
@@ -7,7 +7,6 @@ the time per guest doesn't grow.
 
 from __future__ import annotations
 
-import json
 import statistics
 import time
 from collections.abc import Callable
@@ -88,14 +87,6 @@ def measure(guests: int) -> dict[str, float]:
     return {"seconds": policy_s, "per_guest_us": policy_s / guests * 1e6, "by_hand_seconds": hand_s, "ratio": policy_s / hand_s}
 
 
-def main(as_json: bool) -> int:
-    """Print the figures. Exit status 0."""
-    found = {str(guests): measure(guests) for guests in GUESTS}
-    if as_json:
-        print(json.dumps({"evaluate": found}))
-        return 0
-    print("policy of 2011, shrink path     guests    policy ms    us/guest   by hand ms   ratio")
-    for guests, row in found.items():
-        figures = f"{row['seconds'] * 1e3:13.3f}{row['per_guest_us']:12.2f}{row['by_hand_seconds'] * 1e3:13.3f}{row['ratio']:8.1f}"
-        print(f"{'':32}{guests:>6}{figures}")
-    return 0
+def main() -> dict[str, dict[str, float]]:
+    """The figures by number of guests."""
+    return {str(guests): measure(guests) for guests in GUESTS}
