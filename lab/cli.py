@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from lab import bench, checks, programs
+from lab import bench, checks, programs, run
 from lab.common import LabError, say
 from lab.host import Host
 
@@ -93,6 +93,8 @@ def wait(process: "subprocess.Popen[bytes]") -> int:
 def dispatch(options: argparse.Namespace) -> int:
     """Hand over to the verb."""
     match options.verb:
+        case "run":
+            return run.main(options.policy, options.guests, options.seconds, options.json)
         case "lab":
             return lab(options)
         case "exec":
