@@ -92,6 +92,8 @@ def shown(value: Value, unit: str = "") -> str:
             return "true" if value else "false"
         case int() | float() if unit == "KiB":
             return f"{mib(value)} MiB"
+        case int() | float() if unit == "bytes":
+            return f"{mib(value / 1024)} MiB"
         case float():
             return f"{value:.2f} {unit}".rstrip()
         case _:
