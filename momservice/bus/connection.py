@@ -31,6 +31,9 @@ MAX_PENDING = 256
 MAX_ERROR_CHARACTERS = 1000
 CALL_DEADLINE_S = 10.0
 
+READ_ONLY = 'access="read" />'
+UNTOLD = 'access="read"><annotation name="org.freedesktop.DBus.Property.EmitsChangedSignal" value="false"/></property>'
+
 # What every object answers besides its own interfaces: member -> (signature in, signature out).
 STANDARD: Mapping[str, Mapping[str, tuple[str, str]]] = {
     "org.freedesktop.DBus.Introspectable": {"Introspect": ("", "s")},
@@ -343,4 +346,5 @@ class Connection:
         prefix = path.rstrip("/") + "/"
         children = {known[len(prefix) :].split("/")[0] for known in self._exports if known.startswith(prefix)}
         node.nodes.extend(intr.Node(child) for child in sorted(children))
-        return str(node.tostring())
+        # dbus-next drops annotations. Nothing here tells of changes, and without this one clients would keep what they read first.
+        return str(node.tostring()).replace(READ_ONLY, UNTOLD)

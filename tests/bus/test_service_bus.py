@@ -1,0 +1,363 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The service on a real bus with a real polkit: every member, every kind of bad call, and who may do what."""
+
+from __future__ import annotations
+
+import hashlib
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from lab import daemons
+from lab.host import Host
+from momservice.bus.connection import load_interfaces
+from momservice.bus.names import MANAGER, MAX_TEXT_BYTES, NAME, PATH, POLICY, XML
+from momservice.client import BlockingClient
+from momservice.errors import InvalidArgs, InvalidPolicy, LimitsExceeded, UnknownParameter
+
+pytestmark = pytest.mark.xdist_group("bus")
+
+BASE = '(defvar threshold 5)\n(defvar label "x")\n(defvar fraction 0.5)\n'
+NOBODY = "00000000-0000-0000-0000-000000000001"
+RULES = "etc/polkit-1/rules.d/10-test.rules"
+POLKIT_ACTIVATION = "usr/share/dbus-1/system-services/org.freedesktop.PolicyKit1.service"
+# Every method once: arguments for busctl, what the answer begins with.
+CALLS: dict[tuple[str, str], tuple[list[str], str]] = {
+    (MANAGER, "Ping"): ([], "b true"),
+    (MANAGER, "GetStatistics"): ([], "a{sv}a{sa{sv}} "),
+    (MANAGER, "GetHostStatistics"): ([], "a{sv} "),
+    (MANAGER, "GetGuestStatistics"): (["s", NOBODY], f"no guest {NOBODY} is monitored"),
+    (MANAGER, "GetActiveGuests"): ([], "a(ss) 0"),
+    (MANAGER, "Pause"): (["su", "a test", "3600"], ""),
+    (MANAGER, "Resume"): ([], ""),
+    (MANAGER, "Reload"): ([], ""),
+    (POLICY, "SetPolicy"): (["s", "(+ 1 2)"], "t "),
+    (POLICY, "GetPolicy"): ([], 's "(+ 1 2)"'),
+    (POLICY, "GetNamedPolicies"): ([], "a{ss} 2 "),
+    (POLICY, "SetNamedPolicy"): (["ss", "60_x", "1"], "t "),
+    (POLICY, "SetPolicies"): (["a{ss}b", "2", "70_y", "1", "80_z", "2", "false"], "t "),
+    (POLICY, "RemoveNamedPolicy"): (["s", "70_y"], "t "),
+    (POLICY, "ValidatePolicy"): (["a{ss}", "1", "a", "("], 'aa{sv} 1 7 "severity" s "error" "code" s "parse"'),
+    (POLICY, "SetParameters"): (["a{sv}", "2", "threshold", "y", "7", "label", "s", "y"], "t "),
+    (POLICY, "GetParameters"): ([], 'a{sa{sv}} 3 "'),
+    (POLICY, "ReplaceParameters"): (["a{sv}", "1", "threshold", "b", "true"], "t "),
+    (POLICY, "ResetPolicies"): ([], "t "),
+}
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
+    folder = tmp_path_factory.mktemp("policies")
+    (folder / "10_base.policy").write_text(BASE, encoding="utf-8")
+    with Host(guests=0, libvirt=False, ksm=False, policy=folder) as running:
+        running.wait_for(lambda: "a{sv} 0" not in busctl(running, MANAGER, "GetHostStatistics").stdout, "the first figures")
+        yield running
+
+
+@pytest.fixture
+def client(host: Host) -> Iterator[BlockingClient]:
+    """The service as root sees it, as it was at its start."""
+    with BlockingClient(host.bus_address) as connected:
+        connected.reset_policies()
+        connected.replace_parameters({})
+        connected.resume()
+        yield connected
+
+
+def busctl(host: Host, interface: str, member: str, *arguments: str, user: str = "root") -> subprocess.CompletedProcess[str]:
+    return host.run(["busctl", "call", NAME, PATH, interface, member, *arguments], user=user)
+
+
+def error(host: Host, user: str, member: str, *arguments: str, path: str = PATH) -> str:
+    """The error reply to a call as dbus-send tells it: name and text; "" for none. `arguments`: as dbus-send takes them."""
+    return host.run(["dbus-send", "--system", "--print-reply", f"--dest={NAME}", path, member, *arguments], user=user).stderr.strip()
+
+
+@contextmanager
+def rule(host: Host, condition: str) -> Iterator[None]:
+    """A live polkit rule that says yes where a condition on `action` and `subject` holds."""
+    file = host.path(f"/{RULES}")
+    # polkit doesn't tell when it has read its rules: a refusal of what is otherwise free to this user does.
+    canary = 'if (action.id == "org.ovirt.mom1.read" && subject.user == "mom-guests") return polkit.Result.NO;'
+    text = f"polkit.addRule(function(action, subject) {{ {canary} if ({condition}) return polkit.Result.YES; }});\n"
+    file.write_text(text, encoding="utf-8")
+    try:
+        host.wait_for(lambda: error(host, "mom-guests", f"{POLICY}.GetPolicy"), "polkit to read a rule", 5)
+        yield
+    finally:
+        file.unlink()
+        host.wait_for(lambda: not error(host, "mom-guests", f"{POLICY}.GetPolicy"), "polkit to forget a rule", 5)
+
+
+# Members
+
+
+def test_the_table_of_calls_is_complete() -> None:
+    assert set(CALLS) == {(name, method.name) for name, interface in load_interfaces(XML).items() for method in interface.methods}
+
+
+def test_every_method_answers_root_over_busctl(host: Host, client: BlockingClient) -> None:
+    before = client.status().generation
+    answers = {key: busctl(host, *key, *arguments) for key, (arguments, _) in CALLS.items()}
+    for key, (_, expected) in CALLS.items():
+        assert (answers[key].stdout + answers[key].stderr).removeprefix("Call failed: ").startswith(expected), key
+    assert client.status().generation == before + 8
+
+
+def test_properties_are_readable_for_all_and_writable_for_nobody(host: Host) -> None:
+    values = host.run(["busctl", "get-property", NAME, PATH, MANAGER, "ApiVersion", "HypervisorConnected", "PolkitAvailable"], user="alice")
+    assert values.stdout.split() == ["u", "1", "b", "false", "b", "true"]
+    refused = host.run(["busctl", "set-property", NAME, PATH, MANAGER, "Status", "s", "x"])
+    assert "read-only" in refused.stderr
+
+
+def test_introspection_tells_that_properties_change_unannounced(host: Host) -> None:
+    shown = host.check(["busctl", "introspect", NAME, PATH, MANAGER])
+    assert "emits-change" not in shown
+    assert len([line for line in shown.splitlines() if " property " in line]) == 13
+
+
+@pytest.mark.parametrize(
+    ("member", "arguments", "name"),
+    [
+        (f"{MANAGER}.Nothing", [], "UnknownMethod"),
+        ("org.ovirt.Mom1.Nothing.Ping", [], "UnknownInterface"),
+        (f"{MANAGER}.Ping", ["string:x"], "InvalidArgs"),
+        (f"{POLICY}.SetPolicy", ["int32:5"], "InvalidArgs"),
+        (f"{POLICY}.SetPolicies", ["dict:string:string:a,1"], "InvalidArgs"),
+        (f"{MANAGER}.GetGuestStatistics", ["string:vm1"], "InvalidArgs"),
+        (f"{POLICY}.SetNamedPolicy", ["string:../x", "string:1"], "InvalidArgs"),
+        (f"{POLICY}.SetNamedPolicy", ["string:", "string:1"], "InvalidArgs"),
+        (f"{POLICY}.RemoveNamedPolicy", ["string:a b"], "InvalidArgs"),
+        (f"{MANAGER}.Pause", ["string:" + "x" * 257, "uint32:0"], "LimitsExceeded"),
+    ],
+)
+def test_a_bad_call_gets_the_named_error(host: Host, member: str, arguments: list[str], name: str) -> None:
+    assert error(host, "root", member, *arguments).startswith(f"Error org.freedesktop.DBus.Error.{name}: ")
+
+
+def test_another_object_is_unknown(host: Host) -> None:
+    assert "UnknownObject" in error(host, "root", f"{MANAGER}.Ping", path="/org/ovirt/Other")
+
+
+# All or nothing
+
+
+def test_one_bad_policy_keeps_all_out(client: BlockingClient) -> None:
+    before, generation = client.policies(), client.status().generation
+    for texts, place in (({"a": "1", "b": "(+ 1"}, "b:1:"), ({"a": "1", "b": "\n (nowhere 1)"}, "b:2:3: ")):
+        with pytest.raises(InvalidPolicy) as refused:
+            client.set_policies(texts, replace=True)
+        assert str(refused.value).startswith(place)
+    assert (client.policies(), client.status().generation) == (before, generation)
+
+
+def test_over_long_texts_change_nothing(client: BlockingClient) -> None:
+    generation = client.status().generation
+    for texts in (
+        {"a": "#" * (MAX_TEXT_BYTES + 1)},
+        {f"p{number}": "#" * 1024 for number in range(257)},
+        {f"p{number}": "" for number in range(257)},
+    ):
+        with pytest.raises(LimitsExceeded):
+            client.set_policies(texts)
+    assert client.status().generation == generation
+
+
+def test_one_bad_parameter_keeps_all_out(client: BlockingClient) -> None:
+    for values, kind in (({"threshold": 7, "unknown": 1}, UnknownParameter), ({"threshold": 7, "label": 3}, InvalidArgs)):
+        with pytest.raises(kind):
+            client.set_parameters(values)
+    with pytest.raises(InvalidArgs):
+        client.set_parameters({"threshold": 7, "fraction": float("nan")})
+    assert client.parameters()["threshold"].value == 5
+
+
+def test_parameters_tell_who_set_them_and_go_back(client: BlockingClient) -> None:
+    client.set_parameters({"threshold": True, "fraction": 2})
+    client.set_parameters({"label": "y"})
+    parameters = client.parameters()
+    assert [parameters[name].value for name in ("threshold", "fraction", "label")] == [1, 2.0, "y"]
+    assert (parameters["label"].origin, parameters["label"].uid, parameters["label"].time_us > 0) == ("client", 0, True)
+    client.replace_parameters({"fraction": 0.25})
+    parameters = client.parameters()
+    assert [parameters[name].value for name in ("threshold", "fraction", "label")] == [5, 0.25, "x"]
+    assert parameters["label"].origin == "policy"
+
+
+def test_files_lie_below_what_clients_load(client: BlockingClient) -> None:
+    client.set_policy("(+ 1 2)")
+    assert (client.policy(), set(client.policies())) == ("(+ 1 2)", {"10_base", "50_main_"})
+    client.set_policies({"60_x": "1"}, replace=True)
+    assert set(client.policies()) == {"60_x"}
+    client.reset_policies()
+    assert client.policies() == {"10_base": BASE}
+
+
+def test_a_pause_shows_its_reason_and_ends(client: BlockingClient) -> None:
+    client.pause("a\nreason", 3600)
+    status = client.status()
+    assert (status.status, status.status_reasons[0]) == ("paused", "a reason")
+    client.resume()
+    assert client.status().status == "degraded"
+
+
+# Who may do what
+
+
+def test_a_user_without_a_rule_reads_and_changes_nothing(host: Host, client: BlockingClient) -> None:
+    before = client.policies()
+    for member in ("GetPolicy", "GetNamedPolicies", "GetParameters"):
+        assert error(host, "alice", f"{POLICY}.{member}") == ""
+    for member, arguments in (
+        (f"{POLICY}.SetPolicy", ["string:1"]),
+        (f"{POLICY}.ValidatePolicy", ["dict:string:string:a,1"]),
+        (f"{POLICY}.ResetPolicies", []),
+        (f"{MANAGER}.Pause", ["string:x", "uint32:0"]),
+        (f"{MANAGER}.Reload", []),
+    ):
+        assert error(host, "alice", member, *arguments).startswith("Error org.freedesktop.DBus.Error.InteractiveAuthorizationRequired: ")
+    assert busctl(host, POLICY, "SetParameters", "a{sv}", "1", "threshold", "u", "9", user="alice").returncode == 1
+    assert client.policies() == before
+    uid = int(host.check(["id", "-u", "alice"]))
+    assert f"(uid {uid}): needs authentication" in host.log("momservice")
+
+
+def test_a_rule_lets_a_user_in_at_once_and_only_where_it_says(host: Host) -> None:
+    with rule(host, 'action.id == "org.ovirt.mom1.load-policy" && subject.user == "alice"'):
+        assert error(host, "alice", f"{POLICY}.SetPolicy", "string:(+ 1 2)") == ""
+        assert "InteractiveAuthorizationRequired" in error(host, "alice", f"{MANAGER}.Resume")
+    assert "InteractiveAuthorizationRequired" in error(host, "alice", f"{POLICY}.SetPolicy", "string:(+ 1 2)")
+
+
+def test_rules_are_told_what_would_be_loaded(host: Host) -> None:
+    digest = hashlib.sha256(b"(+ 1 2)").hexdigest()
+    told = f'action.lookup("mom.policy.sha256") == "{digest}" && action.lookup("mom.policy.names") == "50_main_"'
+    with rule(host, f'{told} && action.lookup("mom.policy.size") == "7"'):
+        assert error(host, "alice", f"{POLICY}.SetPolicy", "string:(+ 1 2)") == ""
+        assert "InteractiveAuthorizationRequired" in error(host, "alice", f"{POLICY}.SetPolicy", "string:(+ 1 3)")
+
+
+def test_a_rule_can_say_no(host: Host) -> None:
+    with rule(host, "false"):
+        assert error(host, "mom-guests", f"{POLICY}.GetPolicy").startswith("Error org.freedesktop.DBus.Error.AccessDenied: ")
+
+
+def test_the_example_rules_work(host: Host) -> None:
+    host.check(["useradd", "--system", "vdsm"])
+    host.check(["groupadd", "--system", "mom-admin"])
+    host.check(["usermod", "--append", "--groups", "mom-admin", "alice"])
+    examples = sorted(Path(__file__).parents[2].glob("polkit/examples/*.rules"))
+    copies = [host.path(f"/etc/polkit-1/rules.d/{example.name}") for example in examples]
+    try:
+        for example, copy in zip(examples, copies, strict=True):
+            copy.write_text(example.read_text(encoding="utf-8"), encoding="utf-8")
+        with rule(host, "false"):
+            for user in ("vdsm", "alice"):
+                assert [error(host, user, member) for member in (f"{MANAGER}.Resume", f"{POLICY}.ResetPolicies")] == ["", ""]
+    finally:
+        for copy in copies:
+            copy.unlink()
+        host.check(["gpasswd", "--delete", "alice", "mom-admin"])
+
+
+def test_nobody_else_can_be_the_service(host: Host) -> None:
+    call = ["busctl", "call", "org.freedesktop.DBus", "/", "org.freedesktop.DBus", "RequestName", "su", "org.ovirt.Mom1", "4"]
+    assert "denied" in host.run(call, user="alice").stderr
+    assert host.run(call, user="mom").returncode == 0
+
+
+# polkit in trouble
+
+
+def test_a_hung_polkit_keeps_users_out_and_lets_root_in(host: Host, client: BlockingClient) -> None:
+    host.signal("polkit", signal.SIGSTOP)
+    try:
+        refused = error(host, "alice", f"{MANAGER}.Resume")
+        assert refused.startswith("Error org.freedesktop.DBus.Error.AccessDenied: ")
+        assert "polkit does not answer" in refused
+        client.resume()
+        status = client.status()
+        assert not status.polkit_available
+        assert any("polkit does not answer" in reason for reason in status.status_reasons)
+        assert client.ping()
+    finally:
+        host.signal("polkit", signal.SIGCONT)
+    client.resume()
+    assert client.status().polkit_available
+
+
+def test_an_absent_polkit_keeps_users_out_and_its_return_is_seen(host: Host, client: BlockingClient) -> None:
+    activation = host.path(f"/{POLKIT_ACTIVATION}")
+    text = activation.read_text(encoding="utf-8")
+    activation.unlink()
+    reload = ["busctl", "call", "org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus", "ReloadConfig"]
+    host.check(reload)
+    host.stop("polkit")
+    try:
+        assert "polkit does not answer" in error(host, "alice", f"{POLICY}.GetPolicy")
+        client.resume()
+        assert not client.status().polkit_available
+    finally:
+        activation.write_text(text, encoding="utf-8")
+        host.check(reload)
+        host.start(daemons.POLKIT)
+        host.wait_for(lambda: host.owned("org.freedesktop.PolicyKit1"), "polkitd")
+    host.wait_for(lambda: client.status().polkit_available, "the service to see polkit", 5)
+    assert error(host, "alice", f"{POLICY}.GetPolicy") == ""
+
+
+def test_a_user_has_four_checks_in_flight_and_others_still_get_through(host: Host, client: BlockingClient) -> None:
+    host.signal("polkit", signal.SIGSTOP)
+    try:
+        call = ["dbus-send", "--system", "--print-reply", f"--dest={NAME}", PATH, f"{MANAGER}.Resume"]
+        calls = [host.popen(call, user="alice", stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) for _ in range(6)]
+        said = [process.communicate(timeout=30)[1] for process in calls]
+        assert sum("LimitsExceeded" in text for text in said) == 2
+        assert sum("AccessDenied" in text for text in said) == 4
+        client.resume()
+    finally:
+        host.signal("polkit", signal.SIGCONT)
+    client.resume()
+
+
+# momctl on the bus
+
+
+def momctl(host: Host, *arguments: str, user: str = "root", stdin: str | None = None) -> subprocess.CompletedProcess[str]:
+    return host.run(["momctl", *arguments], user=user, input=stdin)
+
+
+def test_momctl_loads_and_shows_policies_and_parameters(host: Host, client: BlockingClient) -> None:
+    assert momctl(host, "policy", "set", "-", stdin="(+ 1 2)\n").stdout.endswith(": loaded 50_main_\n")
+    assert momctl(host, "policy", "get", "50_main_").stdout == "(+ 1 2)\n"
+    assert momctl(host, "params", "set", "threshold=9", "label=a b").returncode == 0
+    assert client.parameters()["label"].value == "a b"
+    assert [line.split()[:3] for line in momctl(host, "params", "get", "threshold").stdout.splitlines()[1:]] == [
+        ["threshold", "9", "client"]
+    ]
+    assert momctl(host, "params", "replace").returncode == 0
+    assert momctl(host, "policy", "remove", "50_main_").returncode == 0
+    assert momctl(host, "policy", "get", "50_main_").returncode == 1
+    lines = [*momctl(host, "status").stdout.splitlines(), *momctl(host, "stats").stdout.splitlines()]
+    assert max(map(len, (line for line in lines if "libvirt is unavailable" not in line))) <= 80
+
+
+def test_momctl_tells_a_refusal_in_one_line(host: Host) -> None:
+    for done in (momctl(host, "pause", user="alice"), momctl(host, "policy", "set", "-", stdin="(")):
+        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert "org.ovirt.mom1.control" in momctl(host, "pause", user="alice").stderr
+
+
+def test_momctl_without_the_service_says_how_to_start_it(host: Host) -> None:
+    host.stop_service()
+    try:
+        done = momctl(host, "status")
+        assert (done.returncode, done.stdout) == (3, "")
+        assert "systemctl start momservice" in done.stderr
+    finally:
+        host.start_service()
