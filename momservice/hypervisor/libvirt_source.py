@@ -6,8 +6,8 @@ one that hangs and that nobody has asked yet: so every call runs in a thread of 
 and its connection are abandoned - libvirt then knows that this QEMU is busy - and a fresh connection tells of all others at once, of that
 guest only what libvirt knows by itself (state, size of the balloon).
 
-No event says that a job (migration, save) starts; the state stays "running". So jobs are asked for guest by guest after the bulk call,
-70 us each: 40 guests 3 ms, on top of the 65 ms that their statistics take. The question waits up to 30 s for a QEMU that hangs, so
+No event says that a job (migration, save) starts; the state stays "running". So jobs are asked for guest by guest after the bulk call:
+66 us each, 2.6 of the 49 ms that a pass over 40 guests took. The question waits up to 30 s for a QEMU that hangs, so
 guests that didn't answer aren't asked, and what isn't answered by the deadline counts as unknown.
 """
 

@@ -18,6 +18,9 @@ from lab.common import PYTHON
 from lab.guests import Guest
 from lab.host import Host
 
+# One host for the whole file, so one worker.
+pytestmark = pytest.mark.xdist_group("guests")
+
 HELPER = "org.ovirt.MomGuestHelper1"
 WELL, OTHER = Guest(1, stats_period_s=1), Guest(2, stats_period_s=1)
 NO_DRIVER, NO_BALLOON = Guest(3, arguments="noballoon"), Guest(4, balloon=False)
@@ -305,6 +308,21 @@ def test_the_helper_runs_as_its_own_user_and_prints_nothing_of_libvirts(host: Ho
     pid = host.check(["pgrep", "--uid", "mom-guests", "--full", "momhelper-guests"]).split()
     assert len(pid) == 1
     assert "libvirt: " not in host.log("momhelper-guests")
+    assert "Traceback" not in host.log("momhelper-guests")
+
+
+def test_the_helper_stops_although_libvirtd_hangs(host: Host, probe: Probe) -> None:
+    targets = [[WELL.uuid, LOW_KIB * 1024]]
+    assert probe.call("SetMemory", "a(st)", targets)["answer"][0][1] == "ok"
+    host.signal("libvirt", signal.SIGSTOP)
+    try:
+        assert probe.call("SetMemory", "a(st)", targets)["answer"][0][1] == "unavailable"
+        host.check(["pkill", "--uid", "mom-guests", "--full", "momhelper-guests"])
+        host.wait_for(lambda: not host.owned(HELPER), "the helper to leave the bus", 5)
+        host.wait_for(lambda: host.run(["pgrep", "--uid", "mom-guests"]).returncode == 1, "the end of the helper", 5)
+    finally:
+        host.signal("libvirt", signal.SIGCONT)
+    assert probe.call("SetMemory", "a(st)", targets)["answer"][0][1] == "ok"
     assert "Traceback" not in host.log("momhelper-guests")
 
 
