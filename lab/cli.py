@@ -109,6 +109,8 @@ def dispatch(options: argparse.Namespace) -> int:
 
 def main() -> int:
     """Entry point of ./dev: its exit status."""
+    # What the lab's other users have to read is made here.
+    os.umask(0o022)
     # TERM and HUP end what is running as Ctrl-C does, so that every cleanup runs.
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, terminate)

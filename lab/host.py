@@ -22,6 +22,8 @@ from lab.namespace import Namespace
 from lab.packages import ensure_packages, require_root
 
 SERVICE_NAME = "org.ovirt.Mom1"
+# A service that ended so often before it owned its name won't do better.
+MAX_STARTS = 4
 MESON = ["meson", "setup", "--prefix=/usr", "--sysconfdir=/etc", "--localstatedir=/var", str(ROOT), "/run/lab-build"]
 # Users before the bus and polkitd: both resolve names when they read their files.
 INSTALL: list[list[str]] = [
@@ -88,7 +90,7 @@ class Host:
         daemons.make_folder(self.logs, 0o1777)
         guardian = Guardian(self.state, self.knobs_before if self._ksm else None, keep)
         self._exit.callback(guardian.close)
-        self._ns = Namespace(self._wishes(), guardian.report)
+        self._ns = Namespace(self._wishes(), guardian.report, {"MOM_LAB": str(self.state)})
         self._exit.callback(self._ns.close)
         self._install()
         self._start_daemons(image)
@@ -115,9 +117,9 @@ class Host:
 
     def _start_daemons(self, image: Path | None) -> None:
         self.start(daemons.DBUS)
-        self.wait_for(self.path("/run/dbus/system_bus_socket").is_socket, "dbus-daemon")
+        self.wait_for(self.path("/run/dbus/system_bus_socket").is_socket, "dbus-daemon", log="dbus")
         self.start(daemons.POLKIT)
-        self.wait_for(lambda: self.owned("org.freedesktop.PolicyKit1"), "polkitd")
+        self.wait_for(lambda: self.owned("org.freedesktop.PolicyKit1"), "polkitd", log="polkit")
         if self._libvirt:
             self.start_libvirt()
         if image is not None:
@@ -191,7 +193,7 @@ class Host:
     def stop(self, name: str, timeout: float = 10) -> int:
         """End a daemon with SIGTERM, for good; its wait status. Raises LabError when it takes longer than timeout."""
         self._ns.ask("stop", name=name)
-        self.wait_for(lambda: self.daemon(name)["pid"] is None, f"the end of {name}", timeout)
+        self.wait_for(lambda: self.daemon(name)["pid"] is None, f"the end of {name}", timeout, name)
         return int(self.daemon(name)["status"] or 0)
 
     def log(self, name: str) -> str:
@@ -203,12 +205,12 @@ class Host:
         """Start libvirtd and wait until it answers."""
         daemons.configure_libvirt(self.path("/"))
         self.start(daemons.LIBVIRT)
-        self.wait_for(lambda: self.run(["virsh", "--readonly", "list"]).returncode == 0, "libvirtd", 60)
+        self.wait_for(lambda: self.run(["virsh", "--readonly", "list"]).returncode == 0, "libvirtd", 60, "libvirt")
 
     def start_service(self) -> None:
         """Start momservice as user mom and wait until it owns its name."""
         self.start(daemons.SERVICE)
-        self.wait_for(lambda: self.owned(SERVICE_NAME), "momservice")
+        self.wait_for(self._service_up, "momservice", log="momservice")
 
     def stop_service(self) -> int:
         """Stop momservice; it isn't started again. Its wait status."""
@@ -225,24 +227,28 @@ class Host:
         call = ["call", "org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus", "NameHasOwner", "s", name]
         return self.run(["busctl", *call]).stdout.strip() == "b true"
 
-    def wait_for(self, condition: Callable[[], object], what: str, timeout: float = 30) -> None:
-        """Wait until a condition holds. Raises LabError with the last line of the log that is likely to tell why it doesn't."""
+    def wait_for(self, condition: Callable[[], object], what: str, timeout: float = 30, log: str = "") -> None:
+        """Wait until a condition holds. Raises LabError when it doesn't in time, with the last line of a log if one is named."""
         end = time.monotonic() + timeout
         while not condition():
             if time.monotonic() > end:
-                said = tail(self.log(what.removeprefix("the end of ").split("-")[0])) if self.state.exists() else ""
-                raise LabError(f"lab: waited {timeout:g} s for {what} in vain ({said})")
+                raise LabError(f"lab: waited {timeout:g} s for {what} in vain" + (f" ({tail(self.log(log))})" if log else ""))
             time.sleep(0.05)
 
     def settle(self, timeout: float = 90) -> None:
         """Wait until the service is active and every guest's statistics are fresh, for libvirt and so for the service."""
-        self.wait_for(lambda: self.status() == "active", "momservice to be active", timeout)
+        self.wait_for(lambda: self.status() == "active", "momservice to be active", timeout, "momservice")
         self.wait_for(self._all_fresh, "statistics of all guests", timeout)
 
     def status(self) -> str:
         """The service's Status property, empty without an answer."""
         answer = self.run(["busctl", "get-property", SERVICE_NAME, "/org/ovirt/Mom1", f"{SERVICE_NAME}.Manager", "Status"]).stdout
         return answer.strip().removeprefix("s ").strip('"')
+
+    def _service_up(self) -> bool:
+        if self.daemon("momservice")["starts"] >= MAX_STARTS:
+            raise LabError(f"lab: momservice doesn't stay up: {tail(self.log('momservice'))}")
+        return self.owned(SERVICE_NAME)
 
     def _all_fresh(self) -> bool:
         known = guests.statistics(self.run)

@@ -21,8 +21,12 @@ SURROUNDINGS = {"PATH": PATH, "LANG": "C.UTF-8", "DBUS_SYSTEM_BUS_ADDRESS": BUS,
 class Namespace:
     """Namespaces for mounts, processes, IPC, host name and network, with the supervisor as first process."""
 
-    def __init__(self, wishes: Wishes, report: int) -> None:
-        """report: the guardian's pipe, which the supervisor takes over. Raises LabError when the kernel or mount refuses."""
+    def __init__(self, wishes: Wishes, report: int, surroundings: dict[str, str]) -> None:
+        """report: the guardian's pipe, which the supervisor takes over. surroundings: more for the environment of programs inside.
+
+        Raises LabError when the kernel or mount refuses.
+        """
+        self._surroundings = {**SURROUNDINGS, **surroundings}
         self._control, inner = socket.socketpair()
         self._replies = self._control.makefile("rb")
         self._lock = threading.Lock()
@@ -64,7 +68,7 @@ class Namespace:
     def environment(self, user: str = "root", own: dict[str, str] | None = None) -> dict[str, str]:
         """What a program inside finds in its environment."""
         home = "/root" if user == "root" else f"/home/{user}"
-        return {**SURROUNDINGS, "HOME": home, "USER": user, "LOGNAME": user, **(own or {})}
+        return {**self._surroundings, "HOME": home, "USER": user, "LOGNAME": user, **(own or {})}
 
     def path(self, inside: str | Path) -> Path:
         """Where the machine sees a file of the lab. Not for absolute symbolic links, which lead out of it."""

@@ -1,0 +1,21 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Which tests may run side by side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep each level that starts hosts on one worker, where a module's host is ended before the next module starts its own.
+
+    Two workers would start each module's host twice, and two hosts that write KSM's knobs wait for each other.
+    """
+    for item in items:
+        level = item.path.relative_to(HERE).parts[0]
+        if level in ("lab", "bus") and not item.get_closest_marker("xdist_group"):
+            item.add_marker(pytest.mark.xdist_group(level))

@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The throw-away host itself: what gets in and out of it, and that it leaves nothing behind."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from lab import bus, knobs
+from lab.common import LabError, locked
+from lab.host import Host
+
+ROOT = Path(__file__).parent.parent.parent
+PLAIN = ["--guests", "0", "--no-ksm", "--no-service"]
+KNOB = "/sys/kernel/mm/ksm/pages_to_scan"
+
+
+@pytest.fixture(scope="module")
+def host() -> Iterator[Host]:
+    with Host(guests=0, libvirt=False, service=False, ksm=False) as running:
+        yield running
+
+
+def dev(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    return subprocess.run([ROOT / "dev", *arguments], input=stdin, capture_output=True, text=True, check=False, cwd=ROOT, timeout=120)
+
+
+def until(condition: Callable[[], object], timeout_s: float = 40) -> None:
+    end = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
+
+
+def test_a_command_keeps_its_output_its_input_its_folder_and_its_exit_status() -> None:
+    done = dev("lab", *PLAIN, "--", "sh", "-c", "cat; pwd; echo oops >&2; exit 7", stdin="from outside\n")
+    assert (done.returncode, done.stdout, done.stderr) == (7, f"from outside\n{ROOT}\n", "oops\n")
+
+
+def test_options_after_the_command_are_the_commands_own() -> None:
+    assert dev("lab", *PLAIN, "sh", "-c", 'echo "$@"', "sh", "--guests", "--help").stdout == "--guests --help\n"
+
+
+def test_a_command_finds_the_bus_and_libvirt_by_its_environment() -> None:
+    done = dev("lab", *PLAIN, "--", "sh", "-c", "busctl --address=$DBUS_SYSTEM_BUS_ADDRESS list --acquired && virsh -r uri")
+    assert done.returncode == 0
+    assert "org.freedesktop.PolicyKit1" in done.stdout
+    assert "qemu:///system" in done.stdout
+
+
+def test_a_command_that_does_not_exist_fails_as_in_a_shell() -> None:
+    assert dev("lab", *PLAIN, "--", "no-such-program").returncode == 127
+
+
+def test_the_lab_without_ksm_cannot_write_the_knobs(host: Host) -> None:
+    result = host.run(["sh", "-c", f"echo 100 > {KNOB}"])
+    assert "Read-only file system" in result.stderr
+
+
+def test_what_is_written_to_the_system_stays_in_the_lab(host: Host) -> None:
+    host.check(["sh", "-c", "echo here > /etc/mom-lab-test; echo here > /usr/bin/mom-lab-test; echo here > /var/lib/mom-lab-test"])
+    assert host.path("/etc/mom-lab-test").read_text() == "here\n"
+    assert not [folder for folder in ("/etc", "/usr/bin", "/var/lib") if Path(folder, "mom-lab-test").exists()]
+
+
+def test_the_users_exist_in_the_lab_only(host: Host) -> None:
+    for user in ("mom", "mom-guests", "alice"):
+        assert host.check(["id", "-un"], user=user) == f"{user}\n"
+    assert subprocess.run(["id", "mom-guests"], capture_output=True, check=False).returncode != 0
+
+
+def test_an_ordinary_user_in_the_lab_is_in_no_group_of_weight(host: Host) -> None:
+    assert host.check(["id", "-Gn"], user="mom").split() == ["mom"]
+    assert host.check(["id", "-Gn"], user="mom-guests").split() == ["mom-guests"]
+
+
+def test_the_programs_are_installed_with_the_tree_as_it_is(host: Host) -> None:
+    assert host.check(["momservice", "--version"]) == "momservice 0.1.0\n"
+    assert host.run(["momctl", "--help"]).returncode == 0
+    for helper in ("momhelper", "momhelper-guests"):
+        assert host.path(f"/usr/libexec/{helper}").stat().st_mode & 0o777 == 0o755
+
+
+def test_a_daemon_that_fails_is_named_with_its_last_words() -> None:
+    host = Host(guests=0, libvirt=False, ksm=False, drop_in="[no-such-section]\nx: 1\n")
+    with pytest.raises(LabError, match=r"momservice doesn't stay up: .*no-such-section"), host:
+        pass
+
+
+def test_a_killed_service_is_started_again_and_a_stopped_one_is_not(host: Host) -> None:
+    host.start_service()
+    host.kill_service()
+    host.wait_for(lambda: host.daemon("momservice")["starts"] == 2 and host.owned(bus.NAME), "the second momservice")
+    assert os.WIFSIGNALED(host.daemon("momservice")["status"])
+    assert host.stop_service() == 0
+    time.sleep(1.5)
+    assert host.daemon("momservice")["pid"] is None
+    assert not host.owned(bus.NAME)
+
+
+def test_the_installed_units_are_valid_and_confined(host: Host) -> None:
+    units = [f"/usr/lib/systemd/system/{name}.service" for name in ("momservice", "momhelper", "momhelper-guests")]
+    verified = host.run(["systemd-analyze", "verify", *units])
+    assert (verified.returncode, verified.stderr) == (0, "")
+    # Fails above 0.7 of 10 ("safe").
+    security = host.run(["systemd-analyze", "security", "--offline=true", "--threshold=7", "--no-pager", *units])
+    assert security.returncode == 0, security.stdout
+
+
+def members(namespace: str) -> list[int]:
+    """The processes in a process namespace, named as /proc does."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if str((path / "ns/pid").readlink()) == namespace:
+                found.append(int(path.name))
+    return found
+
+
+def knobs_when_free() -> dict[str, str]:
+    """The knobs while no lab uses them; a guardian keeps the lock until it has put them back."""
+    with locked(knobs.LOCK):
+        return knobs.read()
+
+
+# Ctrl-C reaches all processes of the terminal, everything else dev alone.
+ENDS = {"kill": (os.kill, signal.SIGKILL), "term": (os.kill, signal.SIGTERM), "ctrl-c": (os.killpg, signal.SIGINT)}
+
+
+@pytest.mark.parametrize("end", ENDS.values(), ids=ENDS)
+def test_however_dev_ends_knobs_processes_and_mounts_are_as_before(end: tuple[Callable[[int, int], None], int]) -> None:
+    before, mounts = knobs_when_free(), Path("/proc/mounts").read_text()
+    value = str(int(before["pages_to_scan"]) + 1)
+    script = f"echo {value} > {KNOB}; echo $MOM_LAB; readlink /proc/self/ns/pid; exec sleep 1000"
+    arguments = [str(ROOT / "dev"), "lab", "--guests", "1", "--no-service", "--", "sh", "-c", script]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
+        assert process.stdout
+        state, namespace = Path(process.stdout.readline().strip()), process.stdout.readline().strip()
+        changed, inside, existed = knobs.read()["pages_to_scan"], members(namespace), state.is_dir()
+        end[0](process.pid, end[1])
+    assert knobs_when_free() == before
+    # Not before: a failure above would leave the lab behind.
+    assert (changed, existed) == (value, True)
+    assert len(inside) > len(["supervisor", "dbus-daemon", "polkitd", "libvirtd", "qemu", "sleep"]) - 1
+    until(lambda: not members(namespace) and not state.exists())
+    assert Path("/proc/mounts").read_text() == mounts
+
+
+def imitate(host: Host, script: str) -> None:
+    """Run a script as an activated momhelper would be: an orphan of that name."""
+    program = host.path("/run/momhelper")
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+    host.check(["setsid", "--fork", "/run/momhelper"])
+    host.wait_for(lambda: host.ended_helper("momhelper") is not None, "the end of the imitated helper")
+
+
+@pytest.mark.parametrize(("script", "restored"), [("exit 3", False), ("kill -KILL $$", True)])
+def test_a_helper_that_is_killed_has_its_knobs_put_back_and_one_that_exits_has_not(script: str, restored: bool) -> None:
+    with Host(guests=0, libvirt=False, service=False) as host:
+        found = host.knobs_before["pages_to_scan"]
+        other = str(int(found) + 1)
+        host.check(["sh", "-c", f"echo {other} > {KNOB}"])
+        imitate(host, script)
+        time.sleep(1)
+        assert knobs.read()["pages_to_scan"] == (found if restored else other)
+        # The rest is left running.
+        assert host.owned("org.freedesktop.PolicyKit1")
+    assert knobs_when_free()["pages_to_scan"] == found
+
+
+def test_the_helper_killed_for_real_has_its_knobs_put_back() -> None:
+    with Host(guests=0, libvirt=False) as host:
+        host.wait_for(lambda: bus.properties(host)["LastEvaluation"], "the first policy run")
+        bus.set_parameters(host, {"ksm_free_percent": 1.0})
+        host.wait_for(lambda: knobs.read()["pages_to_scan"] != host.knobs_before["pages_to_scan"], "the policy to move KSM")
+        # So that nobody activates another helper, which would put the knobs back itself.
+        host.signal("momservice", signal.SIGSTOP)
+        host.check(["pkill", "-KILL", "-x", "momhelper"])
+        host.wait_for(lambda: knobs.read() == host.knobs_before, "the knobs to be put back", 5)
+        assert os.WTERMSIG(host.ended_helper("momhelper") or 0) == signal.SIGKILL
