@@ -148,7 +148,7 @@ def test_a_guest_that_started_again_does_not_count_from_its_old_process(tmp_path
         time.sleep(0.02)
 
 
-@pytest.mark.parametrize("pid", [None, os.getpid(), 2**22 + 1])
+@pytest.mark.parametrize("pid", [None, os.getpid(), 2**22 + 1], ids=["none", "own", "gone"])
 def test_a_pid_that_is_no_qemu_gives_nothing(pid: int | None) -> None:
     assert GuestQemuProc().collect(replace(WELL, pid=pid), moment()) == {}
 
