@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Not a test: runs in the lab and calls momhelper as it is told, a JSON list [member, signature, args...] per line.
+
+With --own it does so in momservice's place.
+"""
+
+import asyncio
+import json
+import sys
+from typing import Any
+
+from momservice.bus.connection import CallError, Connection
+
+NAME, PATH = "org.ovirt.MomHelper1", "/org/ovirt/MomHelper1"
+
+
+async def call(connection: Connection, member: str, signature: str, *args: Any) -> dict[str, Any]:
+    """The body of the answer, or the error."""
+    try:
+        return {"answer": list(await connection.call(NAME, PATH, NAME, member, signature, *args))}
+    except CallError as error:
+        return {"error": error.name.rpartition(".")[2], "text": error.text}
+
+
+async def main() -> None:
+    """Answer until the end of standard input."""
+    connection = await Connection.open()
+    if "--own" in sys.argv:
+        await connection.own("org.ovirt.Mom1")
+    sys.stdout.write("ready\n")
+    sys.stdout.flush()
+    # Blocks the loop between requests: nothing else is to be done then.
+    for line in sys.stdin:
+        sys.stdout.write(json.dumps(await call(connection, *json.loads(line))) + "\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
