@@ -12,11 +12,11 @@ MAX_CHARACTERS = 256 * 1024
 
 
 def read_text(path: Path) -> str | None:
-    """A file's text; None if it can't be read, isn't ASCII or is far too long."""
+    """A file's text, where bytes beyond ASCII are no number of any kind; None if it can't be read or is far too long."""
     try:
-        with path.open(encoding="ascii") as file:
+        with path.open(encoding="ascii", errors="replace") as file:
             text = file.read(MAX_CHARACTERS + 1)
-    except (OSError, UnicodeDecodeError):
+    except OSError:
         return None
     return text if len(text) <= MAX_CHARACTERS else None
 
