@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -32,11 +32,15 @@ from momservice.hypervisor.workers import DeadlineMissed, NoThreadLeft, Workers
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+Key = tuple[str, int]
 
 # What libvirt itself takes for a system service's default. (A plain user's default is another: a libvirtd of its own.)
 DEFAULT_URI = "qemu:///system"
 STATS = libvirt.VIR_DOMAIN_STATS_STATE | libvirt.VIR_DOMAIN_STATS_BALLOON
 FLAGS = libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_ACTIVE | libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT
+# Another client's question to a guest keeps ours out for some milliseconds; so long until it is put again.
+AGAIN_FLAGS = libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT
+AGAIN_AFTER_S = (0.01, 0.03, 0.1)
 MAX_THREADS = 8
 # A pass takes 2 ms a guest inside libvirt; this allows five times that.
 DEADLINE_S, DEADLINE_PER_GUEST_S = 3.0, 0.01
@@ -46,10 +50,11 @@ MAX_REASON_CHARACTERS = 300
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """What is asked once per guest start."""
+    """What is asked once per guest start, and whether its QEMU answered in the last pass."""
 
     facts: Facts
     pid: int | None
+    answered: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +68,14 @@ class _Told:
     stats: Mapping[str, object]
 
     @property
+    def key(self) -> Key:
+        """What tells this guest from others and from its own earlier starts."""
+        return self.uuid, self.start
+
+    @property
     def answers(self) -> bool:
         """Whether its QEMU could be asked: of one that is busy or hangs libvirt tells only what it knows by itself."""
         return "balloon.rss" in self.stats
-
-
-Key = tuple[str, int]
 
 
 class Hypervisor:
@@ -152,10 +159,9 @@ class Hypervisor:
     def _records(self, told: Sequence[_Told], jobs: Mapping[Key, int | None]) -> list[GuestRecord]:
         records = []
         for guest in told:
-            key = (guest.uuid, guest.start)
-            job = jobs.get(key, JOB_UNKNOWN)
+            job = jobs.get(guest.key, JOB_UNKNOWN)
             if job is not None:
-                known = self._known[key]
+                known = self._known[guest.key]
                 records.append(make_record(guest.uuid, guest.name, guest.stats, known.facts, job, known.pid))
         return records
 
@@ -167,36 +173,50 @@ def _open(uri: str, dead: list[Any]) -> Any:
 
 
 def _bulk(connection: Any, known: Mapping[Key, _Known], run_dir: Path) -> tuple[Sequence[_Told], dict[Key, _Known]]:
-    """In a thread: one bulk call, and what is not known yet of new guests."""
+    """In a thread: the statistics of all guests, and what is not known yet of new ones."""
     told, kept = [], {}
-    for domain, stats in connection.getAllDomainStats(STATS, FLAGS):
-        guest = _Told(domain, domain.UUIDString(), domain.name(), domain.ID(), stats)
-        key = (guest.uuid, guest.start)
-        news = known.get(key) or _find_out(guest, run_dir)
-        if news is None:
+    for guest in _stats(connection, known):
+        before = known.get(guest.key)
+        facts = before.facts if before else _facts(guest)
+        if facts is None:
             continue
         # The pid file may come later than the guest.
-        kept[key] = news if news.pid else _Known(news.facts, find_qemu(guest.name, run_dir))
+        pid = before.pid if before and before.pid else find_qemu(guest.name, run_dir)
+        kept[guest.key] = _Known(facts, pid, guest.answers)
         told.append(guest)
     return told, kept
 
 
-def _find_out(guest: _Told, run_dir: Path) -> _Known | None:
+def _stats(connection: Any, known: Mapping[Key, _Known]) -> Iterable[_Told]:
+    """One bulk call; guests that have fallen silent are asked again in a moment, those that stay silent only once a pass."""
+    told = _by_key(connection.getAllDomainStats(STATS, FLAGS))
+    for pause_s in AGAIN_AFTER_S:
+        silent = [guest.domain for key, guest in told.items() if not guest.answers and (key not in known or known[key].answered)]
+        if not silent:
+            break
+        time.sleep(pause_s)
+        told |= _by_key(connection.domainListGetStats(silent, STATS, AGAIN_FLAGS))
+    return told.values()
+
+
+def _by_key(answer: Iterable[tuple[Any, Mapping[str, object]]]) -> dict[Key, _Told]:
+    guests = (_Told(domain, domain.UUIDString(), domain.name(), domain.ID(), stats) for domain, stats in answer)
+    return {guest.key: guest for guest in guests}
+
+
+def _facts(guest: _Told) -> Facts | None:
     """None if the guest has gone in between."""
     try:
-        facts = parse_facts(guest.domain.XMLDesc(0))
+        return parse_facts(guest.domain.XMLDesc(0))
     except libvirt.libvirtError as error:
-        if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
-            return None
-        facts = UNREADABLE
-    return _Known(facts, find_qemu(guest.name, run_dir))
+        return None if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN else UNREADABLE
 
 
 def _jobs(told: Sequence[_Told], jobs: dict[Key, int | None]) -> None:
     """In a thread: fills `jobs` as answers come, so that they are not lost with the deadline."""
     for guest in told:
         if guest.answers:
-            jobs[guest.uuid, guest.start] = _job(guest)
+            jobs[guest.key] = _job(guest)
 
 
 def _job(guest: _Told) -> int | None:

@@ -68,6 +68,9 @@ class Libvirtd:
     open_error: Exception | None = None
     bulk_errors: list[Exception] = field(default_factory=list)
     hang: threading.Event | None = None
+    # Statistics by guest when asked again, and who was.
+    later: dict[str, dict[str, Any]] = field(default_factory=dict)
+    asked_again: list[list[str]] = field(default_factory=list)
     # What hung calls wait at until the test ends.
     gate: threading.Event = field(default_factory=threading.Event)
 
@@ -85,12 +88,19 @@ class Libvirtd:
             raise self.bulk_errors.pop()
         return [(domain, domain.guest["stats"]) for domain in self.domains]
 
+    def domainListGetStats(  # noqa: N802 - libvirt's spelling
+        self, domains: list[Domain], _stats: int, _flags: int
+    ) -> list[tuple[Domain, dict[str, Any]]]:
+        self.asked_again.append([domain.name() for domain in domains])
+        return [(domain, self.later.get(domain.name(), domain.guest["stats"])) for domain in domains]
+
 
 @pytest.fixture
 def daemon(monkeypatch: pytest.MonkeyPatch) -> Iterator[Libvirtd]:
     daemon = Libvirtd([Domain(dict(guest)) for guest in reversed(RECORDED)])
     monkeypatch.setattr(libvirt, "openReadOnly", daemon.openReadOnly)
     monkeypatch.setattr(libvirt_source, "DEADLINE_S", 0.05)
+    monkeypatch.setattr(libvirt_source, "AGAIN_AFTER_S", (0.0, 0.0))
     yield daemon
     daemon.gate.set()
 
@@ -164,6 +174,28 @@ def test_what_libvirt_says_of_jobs(daemon: Libvirtd, tmp_path: Path, job: Any, k
 
     async def scenario(hypervisor: Hypervisor) -> None:
         assert (await hypervisor.guests())[-1].job == known
+
+    play(scenario, tmp_path)
+
+
+def test_a_guest_that_another_client_was_asking_is_asked_again(daemon: Libvirtd, tmp_path: Path) -> None:
+    daemon.later["hung"] = named(daemon, "well").guest["stats"]
+
+    async def scenario(hypervisor: Hypervisor) -> None:
+        record = (await hypervisor.guests())[0]
+        assert (record.name, record.job) == ("hung", 0)
+        assert "usable" in record.balloon
+        assert daemon.asked_again == [["hung"]]
+
+    play(scenario, tmp_path)
+
+
+def test_a_guest_that_stays_silent_is_asked_again_only_in_the_first_pass(daemon: Libvirtd, tmp_path: Path) -> None:
+    async def scenario(hypervisor: Hypervisor) -> None:
+        await hypervisor.guests()
+        in_first = len(daemon.asked_again)
+        await hypervisor.guests()
+        assert len(daemon.asked_again) == in_first > 1
 
     play(scenario, tmp_path)
 
