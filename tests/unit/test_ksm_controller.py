@@ -199,6 +199,22 @@ def test_a_foreign_writer_is_reported_once_for_each_change(stage: Stage, caplog:
     assert [call for call in stage.bus.calls[1:] if call[0] == "Apply"] == []
 
 
+def test_a_second_stranger_does_not_have_the_first_reported_again(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
+    stage.apply(run=1, pages_to_scan=300, sleep_millisecs=30)
+    stage.bus.knobs["pages_to_scan"] = 77
+    stage.apply(run=1)
+    stage.bus.knobs["sleep_millisecs"] = 99
+    stage.apply(run=1)
+    assert [record.getMessage().split()[1] for record in caplog.records] == ["pages_to_scan", "sleep_millisecs"]
+
+
+def test_a_sample_from_before_the_last_write_does_not_hold_back_the_next(stage: Stage) -> None:
+    stage.sample = stage.bus.host()
+    stage.apply(pages_to_scan=300)
+    assert stage.apply(pages_to_scan=100)["pages_to_scan"].status == "applied"
+    assert stage.bus.knobs["pages_to_scan"] == 100
+
+
 def test_an_old_sample_is_no_stranger(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
     stage.sample = stage.bus.host()
     for _ in range(2):

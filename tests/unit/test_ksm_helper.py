@@ -404,6 +404,15 @@ def test_without_room_it_stays_in_the_file_and_goes_back_later(kernel: Kernel, r
     assert kernel.read() == FOUND
 
 
+def test_what_is_still_to_go_back_is_not_forgotten_by_the_next_write(kernel: Kernel, root: Path) -> None:
+    kernel.apply({"merge_across_nodes": 0})
+    kernel.share(1000)
+    memory(root, 1)
+    kernel.restore()
+    kernel.apply({"run": 1})
+    assert Kernel(root).saved == FOUND
+
+
 def test_pages_shared_do_not_keep_back_what_is_as_it_was(kernel: Kernel) -> None:
     kernel.apply({"run": 1})
     kernel.share(1000)
