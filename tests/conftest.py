@@ -10,6 +10,8 @@ import pytest
 HERE = Path(__file__).parent
 
 
+# First: xdist takes the groups over into its own names when its turn comes.
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep each level that starts hosts on one worker, where a module's host is ended before the next module starts its own.
 
