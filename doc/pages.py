@@ -82,16 +82,21 @@ def command(parser: argparse.ArgumentParser, section: int, see: str) -> str:
     """A page for a program, from its command line."""
 
     def body() -> Iterator[str]:
-        yield from [".SH SYNOPSIS", roff(parser.format_usage().removeprefix("usage: "))]
+        yield from [".SH SYNOPSIS", roff(usage(parser))]
         yield from [".SH DESCRIPTION", roff(parser.description or "")]
         yield from options(parser)
         for name, verb in verbs(parser):
-            yield from [f'.SH "{roff(name.upper())}"', roff(verb.format_usage().removeprefix("usage: ")), ".PP", roff(verb.description or "")]
+            yield from [f'.SH "{roff(name.upper())}"', roff(usage(verb)), ".PP", roff(verb.description or "")]
             yield from options(verb)
-        yield from [".SH EXIT STATUS", roff(parser.epilog or "0 after a stop, 1 when it cannot go on, 2 for a wrong command line or configuration.")]
+        yield from [".SH EXIT STATUS", roff((parser.epilog or "").removeprefix("Exit status: "))]
         yield from [".SH SEE ALSO", see]
 
     return page(parser.prog, section, (parser.description or "").split(":")[0].rstrip(".").lower(), body())
+
+
+def usage(parser: argparse.ArgumentParser) -> str:
+    """The synopsis."""
+    return parser.format_usage().removeprefix("usage: ")
 
 
 def verbs(parser: argparse.ArgumentParser) -> Iterator[tuple[str, argparse.ArgumentParser]]:

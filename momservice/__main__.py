@@ -28,13 +28,15 @@ log = logging.getLogger("momservice")
 
 BUS_NAME = "org.ovirt.Mom1"
 LOAD_DEADLINE_S = 60
+EXITS = "Exit status: 0 after a stop, 1 when it cannot go on, 2 for a wrong command line or configuration."
 # systemd is told to wait for a second; nothing below may take longer.
 STOP_DEADLINE_S = 0.8
 
 
 def arguments() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser("momservice", description="The Memory Overcommitment Manager: shares a host's memory by policy.")
+    description = "The Memory Overcommitment Manager: shares a host's memory by policy."
+    parser = argparse.ArgumentParser("momservice", description=description, epilog=EXITS)
     parser.add_argument("--version", action="version", version=f"momservice {__version__}")
     parser.add_argument("--config", type=Path, default=config.DEFAULT_FILE, metavar="FILE", help="configuration (default: %(default)s)")
     parser.add_argument("--check-config", action="store_true", help="check configuration and policies, say what is wrong, and exit")

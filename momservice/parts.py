@@ -10,7 +10,6 @@ from typing import Protocol, TypeVar
 from momservice.bus.connection import Connection
 from momservice.collectors import planned as planned_collectors
 from momservice.collectors import registry
-from momservice.collectors.guest_state import GuestState
 from momservice.config import Config, ConfigError
 from momservice.controllers import Controller, planned
 from momservice.controllers.balloon import Balloon

@@ -10,6 +10,6 @@ from momservice.fields import Control
 
 CONTROLLERS: Final = frozenset({"CpuTune", "IoTune"})
 CONTROLS: Final[Sequence[Control]] = (
-    Control("vcpu_quota", "guest", "us", 1000, 17592186044415, "CPU time of a virtual CPU in each period, -1 for no limit", frozenset({-1})),
+    Control("vcpu_quota", "guest", "us", 1000, 17592186044415, "CPU time of a virtual CPU a period, -1 for no limit", frozenset({-1})),
     Control("vcpu_period", "guest", "us", 1000, 1000000, "the period"),
 )

@@ -142,17 +142,23 @@ def test_without_pressure_no_target_is_below_the_present_size_or_above_the_maxim
             assert wanted is None or now < wanted <= 4
 
 
-@pytest.mark.parametrize("free", [0.1, 0.5])
-def test_a_guest_without_statistics_is_skipped_quietly(free: float) -> None:
+@pytest.mark.parametrize(("free", "expected"), [(0.1, {}), (0.5, {"balloon_target": pytest.approx(3.15 * GIB)})])
+def test_a_guest_without_statistics_never_shrinks_but_gets_its_memory_back(free: float, expected: dict[str, float]) -> None:
     world = host(16, free), guest(4, 3, None), guest(4, 3, 2)
     assert run(OLD, *world).degraded
     ours = run(OURS, *world)
     assert not ours.degraded
-    assert controls(ours, "g0") == {}
+    assert controls(ours, "g0") == expected
     assert controls(ours, "g1") != {}
 
 
-@pytest.mark.parametrize("missing", ["balloon_cur", "balloon_max", "mem_unused"])
+def test_the_last_step_up_to_the_maximum_is_taken_however_small() -> None:
+    almost = host(16, 0.5), guest(4, 3.992, 2)
+    assert controls(run(OLD, *almost), "g0") == {}
+    assert target(OURS, *almost) == 4
+
+
+@pytest.mark.parametrize("missing", ["balloon_cur", "balloon_max"])
 def test_a_guest_that_lacks_any_figure_is_skipped_quietly(missing: str) -> None:
     decisions = run(OURS, host(16, 0.1), {**guest(4, 4, 2), missing: None})
     assert controls(decisions, "g0") == {}
