@@ -69,8 +69,9 @@ class Knobs:
         self.saved = saved
 
     def read(self) -> dict[str, int]:
-        """The values of all knobs that this kernel has."""
-        return {name: value for name in TABLE if (value := self.figure(name)) is not None}
+        """The values of all knobs that this kernel has. An unmerge may wait for ksmd before the kernel says so."""
+        unmerging = {"run": 2} if self._unmerge.is_alive() else {}
+        return {name: value for name in TABLE if (value := self.figure(name)) is not None} | unmerging
 
     def figure(self, name: str) -> int | None:
         """The number in one file of the KSM folder, at most U32; None if there is none."""
@@ -116,7 +117,7 @@ class Knobs:
             self._put({name: now[name] for name in changes}, {})
             raise CallError(ERROR + "IOError", ": ".join(refusal))
         log.log(logging.INFO if changes else logging.DEBUG, "set %s", changes)
-        return {name: value for name, value in (self.read() | ({"run": 2} if self._unmerge.is_alive() else {})).items() if name in knobs}
+        return {name: value for name, value in self.read().items() if name in knobs}
 
     def _problem(self, name: str, value: int, now: dict[str, int]) -> tuple[str, str] | None:
         """What speaks against this value: the name of an error and the reason."""

@@ -44,11 +44,17 @@ class Kernel(Knobs):
         self.refuse: set[str] = set()
         self.may_unmerge = threading.Event()
         self.may_unmerge.set()
+        # Whether ksmd lets the writer in.
+        self.may_begin = threading.Event()
+        self.may_begin.set()
         super().__init__(self.folder, self.state, root / "proc")
 
     def set(self, name: str, value: int) -> None:
         """As another program would."""
-        (self.folder / name).write_text(MODES[value] if name == "advisor_mode" else f"{value}\n")
+        new = self.folder / f"{name}.new"
+        new.write_text(MODES[value] if name == "advisor_mode" else f"{value}\n")
+        # Another thread never sees half of it, as in the kernel.
+        new.replace(self.folder / name)
 
     def share(self, pages: int) -> None:
         self.set("pages_shared", min(pages, 1))
@@ -56,6 +62,8 @@ class Kernel(Knobs):
 
     def _write(self, name: str, value: int) -> None:
         self.written.append((name, value))
+        if threading.current_thread() is not threading.main_thread():
+            self.may_begin.wait()
         if name in self.refuse:
             raise OSError(errno.EIO, "Input/output error")
         if name == "pages_to_scan" and self.figure("advisor_mode"):
@@ -92,6 +100,7 @@ def root(tmp_path: Path) -> Path:
 def kernel(root: Path) -> Iterator[Kernel]:
     kernel = Kernel(root)
     yield kernel
+    kernel.may_begin.set()
     kernel.may_unmerge.set()
 
 
@@ -347,6 +356,17 @@ def test_unmerging_is_answered_at_once_and_holds_nobody_up(kernel: Kernel) -> No
     assert kernel.read() == FOUND
 
 
+def test_an_unmerge_that_waits_for_ksmd_is_under_way(kernel: Kernel) -> None:
+    kernel.may_begin.clear()
+    kernel.apply({"run": 2})
+    assert kernel.read()["run"] == 2
+    with pytest.raises(CallError, match=r"^run: the kernel takes it only while"):
+        kernel.apply({"run": 0})
+    kernel.may_begin.set()
+    assert kernel.restore(wait_s=30)
+    assert kernel.read() == FOUND
+
+
 def test_restore_may_wait_for_unmerging(kernel: Kernel) -> None:
     kernel.share(1000)
     kernel.may_unmerge.clear()
@@ -364,6 +384,11 @@ def test_unmerging_needs_room_for_the_pages_and_a_twentieth_of_all_memory(kernel
         assert kernel.apply({"run": 2}) == {"run": 2}
     else:
         assert refusal(kernel, run=2).text == "run: the host has no room for the unmerged pages"
+
+
+def test_unmerging_nothing_needs_no_room(kernel: Kernel, root: Path) -> None:
+    memory(root, 1)
+    assert kernel.apply({"run": 2}) == {"run": 2}
 
 
 def test_merged_empty_pages_need_room_as_well(kernel: Kernel, root: Path) -> None:
