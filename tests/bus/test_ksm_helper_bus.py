@@ -59,7 +59,8 @@ class Stage:
         return Probe(self.start("ksm_probe.py", *options, user=user))
 
     def knobs(self) -> dict[str, int]:
-        return {knob: int((self.folder / "ksm" / knob).read_text()) for knob in FOUND}
+        # A file, unlike a knob, can be seen empty while it is written.
+        return {knob: int((self.folder / "ksm" / knob).read_text() or -1) for knob in FOUND}
 
     def wait_for(self, condition: Callable[[], object], timeout: float = 20) -> None:
         end = time.monotonic() + timeout
