@@ -18,6 +18,9 @@ from pathlib import Path
 from lab import knobs
 from lab.common import PYTHON, ROOT, say
 
+# The lab ends by itself when dev does, unless it is stuck.
+GRACE_S = 1.0
+
 
 class Guardian:
     """The starter's side: while this object's pipe is open, the guardian waits."""
@@ -49,30 +52,27 @@ def restore(saved: dict[str, str] | None) -> None:
 
 def watch(from_lab: int, saved: dict[str, str] | None) -> None:
     """Serve both pipes until the lab's is at its end."""
-    ended = False
+    grace_s: float | None = None
     init: int | None = None
-    reports = os.fdopen(from_lab, "rb", buffering=0)
-    with selectors.DefaultSelector() as selector:
+    with selectors.DefaultSelector() as selector, os.fdopen(from_lab, "rb", buffering=0) as reports:
         selector.register(0, selectors.EVENT_READ)
         selector.register(reports, selectors.EVENT_READ)
-        buffered = b""
         while True:
-            for key, _ in selector.select():
-                if key.fd == 0:
-                    ended = not os.read(0, 1)
-                    if ended:
-                        selector.unregister(0)
-                    continue
-                chunk = reports.read(4096)
-                if not chunk:
+            ready = [key.fileobj for key, _ in selector.select(grace_s)]
+            if 0 in ready and not os.read(0, 1):
+                selector.unregister(0)
+                grace_s = GRACE_S
+            if reports in ready:
+                # Few and far between, and shorter than what a pipe takes at once: never half a line.
+                lines = reports.read(4096).splitlines()
+                if not lines:
                     return
-                *lines, buffered = (buffered + chunk).split(b"\n")
-                for word, number in (line.split() for line in lines):
+                for word, number in map(bytes.split, lines):
                     if word == b"init":
                         init = os.pidfd_open(int(number))
                     else:
                         restore(saved)
-            if ended and init is not None:
+            elif not ready and init is not None:
                 # Killing the first process of the namespace kills all the others in it.
                 kill(init)
 

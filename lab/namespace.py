@@ -3,6 +3,7 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import threading
@@ -14,6 +15,8 @@ from typing import Any
 from lab.common import PATH, PYTHON, ROOT, LabError
 from lab.mounts import Wishes
 
+# How long the supervisor may take to end by itself.
+GRACE_S = 2.0
 BUS = "unix:path=/run/dbus/system_bus_socket"
 SURROUNDINGS = {"PATH": PATH, "LANG": "C.UTF-8", "DBUS_SYSTEM_BUS_ADDRESS": BUS, "LIBVIRT_DEFAULT_URI": "qemu:///system"}
 
@@ -78,4 +81,8 @@ class Namespace:
         """End the supervisor and with it every process inside."""
         self._control.close()
         self._replies.close()
-        self._process.wait()
+        try:
+            self._process.wait(GRACE_S)
+        except subprocess.TimeoutExpired:
+            os.kill(self.pid, signal.SIGKILL)
+            self._process.wait()

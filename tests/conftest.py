@@ -11,7 +11,7 @@ HERE = Path(__file__).parent
 
 
 # First: xdist takes the groups over into its own names when its turn comes.
-@pytest.hookimpl(tryfirst=True)
+@pytest.hookimpl(tryfirst=True)  # type: ignore[untyped-decorator] # pytest 7.2 carries no types for it
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep each level that starts hosts on one worker, where a module's host is ended before the next module starts its own.
 

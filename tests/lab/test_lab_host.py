@@ -153,6 +153,19 @@ def test_however_dev_ends_knobs_processes_and_mounts_are_as_before(end: tuple[Ca
     assert Path("/proc/mounts").read_text() == mounts
 
 
+def test_a_lab_that_is_stuck_ends_all_the_same() -> None:
+    script = f"echo $(( $(cat {KNOB}) + 1 )) > {KNOB}; readlink /proc/self/ns/pid; exec sleep 1000"
+    before = knobs_when_free()
+    arguments = [str(ROOT / "dev"), "lab", "--guests", "0", "--no-service", "--", "sh", "-c", script]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        namespace = process.stdout.readline().strip()
+        os.kill(min(members(namespace)), signal.SIGSTOP)
+        process.kill()
+    assert knobs_when_free() == before
+    until(lambda: not members(namespace))
+
+
 def imitate(host: Host, script: str) -> None:
     """Run a script as an activated momhelper would be: an orphan of that name."""
     program = host.path("/run/momhelper")
