@@ -11,6 +11,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Protocol
@@ -32,6 +33,8 @@ log = logging.getLogger(__name__)
 STALE_INTERVALS = 3
 # The watchdog is fed at least so often, whatever the intervals.
 MAX_TICK_S = 5
+# The controller whose helper wants to be told that the service lives.
+LEASED = "KSM"
 # Outcomes of controls that reached kernel or guest.
 SENT = ("applied", "clamped")
 # A round that has not ended for so many of its intervals, and so many seconds, is stuck.
@@ -111,6 +114,7 @@ class Engine:
         self.last_error = ""
         self._logged: dict[tuple[str, str], tuple[str, str]] = {}
         self._stray: list[str] = []
+        self._applying: dict[str, asyncio.Future[None]] = {}
 
     # What clients see
 
@@ -228,7 +232,20 @@ class Engine:
         return [name for name, (then, interval_s) in self._beats.items() if now - then > interval_s * STUCK_INTERVALS + STUCK_S]
 
     async def _lease_round(self) -> None:
-        await self._parts.renew()
+        for part in self._parts.controllers:
+            # A helper that was missed once is asked for until it is back, also when nothing is wanted of it any more.
+            if f"helper {part.NAME}" in self._reasons.lines:
+                with suppress(HelperUnavailable):
+                    await part.probe()
+                    self._reasons.set(f"helper {part.NAME}", "")
+        try:
+            await self._parts.renew()
+        except HelperUnavailable as error:
+            self._miss_helper(LEASED, error)
+
+    def _miss_helper(self, name: str, error: HelperUnavailable) -> None:
+        self._reasons.set(f"helper {name}", f"{name} is unavailable: {error}")
+        self.last_error = str(error)
 
     async def _host_round(self) -> None:
         moment = self._moment()
@@ -315,7 +332,15 @@ class Engine:
         if stray and stray != self._stray:
             log.warning("no controller is configured for %s: the policy sets it in vain", ", ".join(stray))
         self._stray = stray
-        await asyncio.gather(*(self._apply_one(part, decisions, world) for part in self._parts.controllers))
+        for part in self._parts.controllers:
+            if part.NAME in self._applying and not self._applying[part.NAME].done():
+                log.debug("%s: the last cycle's controls are still under way", part.NAME)
+                continue
+            self._applying[part.NAME] = asyncio.ensure_future(self._apply_one(part, decisions, world))
+        if self._applying:
+            # A helper that doesn't answer must hold up neither the cycle nor the other one.
+            await asyncio.wait(self._applying.values(), timeout=self._config.policy_engine_interval_s / 2)
+        self._applying = {name: task for name, task in self._applying.items() if not task.done()}
 
     async def _apply_one(self, part: Controller, decisions: Decisions, world: World) -> None:
         mine = {control.name for control in part.CONTROLS}
@@ -323,8 +348,7 @@ class Engine:
         try:
             outcomes = await part.apply(wanted, world)
         except HelperUnavailable as error:
-            self._reasons.set(f"helper {part.NAME}", f"{part.NAME} is unavailable: {error}")
-            self.last_error = str(error)
+            self._miss_helper(part.NAME, error)
             return
         except Exception as error:
             log.debug("controller %s", part.NAME, exc_info=True)
@@ -375,4 +399,7 @@ class Engine:
 
     async def stop(self) -> None:
         """Put the knobs back; whatever can't be done in time the helper does by itself."""
-        await self._guarded("stop", MAX_TICK_S, self._parts.restore)
+        try:
+            await self._parts.restore()
+        except HelperUnavailable as error:
+            log.warning("the helper will put the knobs back by itself: %s", error)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, Protocol
 
+from momservice.bus.connection import BusLost, CallError, Connection
 from momservice.fields import Control
 from momservice.hypervisor import GuestRecord
 from momservice.policy.decisions import Wanted
@@ -55,3 +56,14 @@ class Controller(Protocol):
 
     async def apply(self, wanted: Sequence[Wanted], world: World) -> list[Outcome]:
         """Act on those of the wanted controls that are this controller's. Raises HelperUnavailable if nothing could be sent at all."""
+
+    async def probe(self) -> None:
+        """Ask the helper whether it is there, without wanting anything of it. Raises HelperUnavailable."""
+
+
+async def ping(connection: Connection, name: str, path: str) -> None:
+    """Have the bus start a helper and wait for its answer. Raises HelperUnavailable."""
+    try:
+        await connection.call(name, path, "org.freedesktop.DBus.Peer", "Ping")
+    except (BusLost, CallError) as error:
+        raise HelperUnavailable(f"{name}: {error}") from error

@@ -34,6 +34,9 @@ class MemorySetter(Protocol):
     async def set_memory(self, targets_bytes: Mapping[str, int]) -> Mapping[str, Result]:
         """Set balloon targets by UUID. Raises HelperUnavailable."""
 
+    async def probe(self) -> None:
+        """Ask the helper whether it is there. Raises HelperUnavailable."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
@@ -71,6 +74,10 @@ class Balloon:
     def forget(self, uuid: str) -> None:
         """The guest is gone."""
         self._watch.forget(uuid)
+
+    async def probe(self) -> None:
+        """Ask the helper whether it is there. Raises HelperUnavailable."""
+        await self._helper.probe()
 
     async def apply(self, wanted: Sequence[Wanted], world: World) -> list[Outcome]:
         """Send what is safe. Raises HelperUnavailable if nothing of it could be sent."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from momservice.bus.connection import BusLost, CallError, Connection
-from momservice.controllers import HelperUnavailable
+from momservice.controllers import HelperUnavailable, ping
 
 NAME = "org.ovirt.MomGuestHelper1"
 PATH = "/org/ovirt/MomGuestHelper1"
@@ -30,6 +30,10 @@ class GuestHelper:
     async def set_stats_period(self, uuids: Sequence[str], seconds: int) -> Mapping[str, Result]:
         """Set how often these guests report statistics."""
         return await self._call("SetStatsPeriod", "asu", list(uuids), seconds)
+
+    async def probe(self) -> None:
+        """Ask the helper whether it is there."""
+        await ping(self._connection, NAME, PATH)
 
     async def _call(self, member: str, signature: str, *args: Any) -> Mapping[str, Result]:
         try:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from momservice.bus.connection import ERROR, BusLost, CallError, Connection
-from momservice.controllers import HelperUnavailable, Outcome, Status, World
+from momservice.controllers import HelperUnavailable, Outcome, Status, World, ping
 from momservice.controllers.values import ValueRefused, clamp, to_integer
 from momservice.fields import Control
 from momservice.policy.decisions import Wanted
@@ -69,6 +69,8 @@ class Ksm:
         self._applied: dict[str, int] = {}
         self._reported: dict[str, int] = {}
         self._renewed_s = 0.0
+        # Whether momhelper ran before us; None until that was asked.
+        self._inherited: bool | None = None
 
     async def apply(self, wanted: Sequence[Wanted], world: World) -> list[Outcome]:
         """Send what changes something. Raises HelperUnavailable if nothing could be sent."""
@@ -84,18 +86,34 @@ class Ksm:
                 outcomes.append(planned)
         return outcomes + (await self._send(plans) if plans else [])
 
+    async def probe(self) -> None:
+        """Ask the helper whether it is there. Raises HelperUnavailable."""
+        await ping(self._connection, NAME, PATH)
+
     async def renew(self) -> None:
-        """Prolong the helper's lease when it is time, as long as anything is applied. Raises HelperUnavailable."""
+        """Prolong the helper's lease when it is time: as long as anything is applied, by us or by a service that ended before us.
+
+        Raises HelperUnavailable.
+        """
+        if self._inherited is None:
+            self._inherited = await self._is_running()
         now_s = self._clock()
-        if self._applied and now_s - self._renewed_s >= RENEW_AFTER_S:
+        if (self._applied or self._inherited) and now_s - self._renewed_s >= RENEW_AFTER_S:
             self._renewed_s = now_s
             await self._call("Renew", "u", LEASE_S)
 
     async def restore(self) -> None:
         """Have the knobs put back as they were found, if anything was applied. Raises HelperUnavailable."""
-        if self._applied:
+        if self._applied or self._inherited:
             self._applied.clear()
             await self._call("Restore", deadline_s=RESTORE_DEADLINE_S)
+
+    async def _is_running(self) -> bool:
+        """Whether there is a helper already, which then holds what was found before the knobs were first changed."""
+        try:
+            return await self._connection.owner_of(NAME) is not None
+        except (BusLost, CallError) as error:
+            raise HelperUnavailable(f"momhelper: {error}") from error
 
     def _wants_advisor(self, wanted: Sequence[Wanted]) -> bool:
         control = self._controls["ksm_advisor_mode"]

@@ -37,6 +37,10 @@ class Helper:
         self.calls.append(dict(targets_bytes))
         return {uuid: self.answers.get(uuid, ("ok", "")) for uuid in targets_bytes}
 
+    async def probe(self) -> None:
+        if self.gone:
+            raise HelperUnavailable("momhelper-guests: no such name")
+
     @property
     def last_kib(self) -> dict[str, int]:
         return {uuid: target // 1024 for uuid, target in self.calls[-1].items()}

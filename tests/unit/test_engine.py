@@ -84,6 +84,10 @@ class Recorder:
         self.wanted.append([(w.entity, w.value) for w in wanted])
         return [Outcome(w.entity, w.name, w.value, 1, "applied") for w in wanted]
 
+    async def probe(self) -> None:
+        if self.fault:
+            raise self.fault
+
 
 class Knob(Recorder):
     NAME: ClassVar[str] = "Knob"
@@ -177,6 +181,43 @@ def test_a_helper_that_is_gone_costs_only_its_controls() -> None:
     bench.knob.fault = None
     bench.rounds()
     assert bench.engine.status() == ("active", [])
+
+
+def test_a_helper_that_was_missed_is_asked_for_until_it_is_back() -> None:
+    bench = Bench('(if (> Host.mem_free 5) 0 (Host.Control "knob" 1))')
+    bench.knob.fault = HelperUnavailable("nobody answers")
+    bench.rounds()
+    asyncio.run(bench.engine._lease_round())
+    assert bench.engine.status() == ("degraded", ["Knob is unavailable: nobody answers"])
+    bench.knob.fault = None
+    asyncio.run(bench.engine._lease_round())
+    assert bench.engine.status() == ("active", [])
+
+
+def test_a_helper_that_hangs_holds_up_neither_the_cycle_nor_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench()
+    bench.config = replace(bench.config, policy_engine_interval_s=1)
+    asyncio.run(bench.engine.reload())
+
+    async def scenario() -> None:
+        release = asyncio.Event()
+
+        async def hang(_wanted: Sequence[Wanted], _world: World) -> list[Outcome]:
+            hanging.append(1)
+            await release.wait()
+            return []
+
+        hanging: list[int] = []
+        monkeypatch.setattr(bench.knob, "apply", hang)
+        for work in (bench.engine._host_round, bench.engine._guest_round, bench.engine._policy_round, bench.engine._policy_round):
+            await work()
+        assert (len(hanging), len(bench.balloon.wanted)) == (1, 2)
+        release.set()
+        await asyncio.sleep(0)
+        await bench.engine._policy_round()
+        assert (len(hanging), len(bench.balloon.wanted)) == (2, 3)
+
+    asyncio.run(asyncio.wait_for(scenario(), 30))
 
 
 def test_a_controller_that_fails_costs_only_its_controls() -> None:

@@ -26,6 +26,7 @@ class Bus:
     errors: list[Exception] = field(default_factory=list)
     side_effects: dict[str, int] = field(default_factory=dict)
     calls: list[tuple[Any, ...]] = field(default_factory=list)
+    running: bool = False
 
     async def call(self, *call: Any, deadline_s: float) -> Sequence[Any]:
         member, _signature, *args = call[3:]
@@ -37,6 +38,9 @@ class Bus:
             self.knobs |= args[0] | self.side_effects
             return [{knob: self.knobs[knob] for knob in {**args[0], **self.side_effects}}]
         return [dict(self.knobs)] if member == "Read" else []
+
+    async def owner_of(self, _name: str) -> str | None:
+        return ":1.5" if self.running else None
 
     def host(self) -> dict[str, Value]:
         return {f"ksm_{knob}": value for knob, value in self.knobs.items()}
@@ -256,3 +260,18 @@ def test_a_restore_without_answer_is_told(stage: Stage) -> None:
     stage.bus.errors = [CallError(ERROR + "Timeout", "no answer")]
     with pytest.raises(HelperUnavailable):
         asyncio.run(stage.ksm.restore())
+
+
+def test_a_helper_that_ran_before_us_keeps_its_lease_and_is_told_of_the_end() -> None:
+    stage = Stage()
+    stage.bus.running = True
+    asyncio.run(stage.ksm.renew())
+    asyncio.run(stage.ksm.restore())
+    assert stage.bus.calls == [("Renew", 60), ("Restore",)]
+
+
+def test_no_helper_is_started_for_a_lease_of_nothing() -> None:
+    stage = Stage()
+    asyncio.run(stage.ksm.renew())
+    asyncio.run(stage.ksm.restore())
+    assert stage.bus.calls == []
