@@ -89,6 +89,8 @@ class Parts:
     controllers: Sequence[Controller]
     # Called after each guest round: sets the statistics period of new guests.
     settle: Callable[[Sequence[GuestRecord], World], Awaitable[None]]
+    # Called before the first round: puts back what a service that crashed has left.
+    begin: Callable[[], Awaitable[None]]
     # Called every few seconds: prolongs the lease of the knobs.
     renew: Callable[[], Awaitable[None]]
     # Called at the end: puts the knobs back.
@@ -181,6 +183,7 @@ class Engine:
 
     async def run(self, feed_watchdog: Callable[[], None]) -> None:
         """Run until cancelled."""
+        await self._ask_ksm(self._parts.begin)
         await asyncio.gather(
             self._every("host", lambda: self._config.host_monitor_interval_s, self._host_round),
             self._every("guests", lambda: self._config.guest_monitor_interval_s, self._guest_round),
@@ -238,8 +241,11 @@ class Engine:
                 with suppress(HelperUnavailable):
                     await part.probe()
                     self._reasons.set(f"helper {part.NAME}", "")
+        await self._ask_ksm(self._parts.renew)
+
+    async def _ask_ksm(self, ask: Callable[[], Awaitable[None]]) -> None:
         try:
-            await self._parts.renew()
+            await ask()
         except HelperUnavailable as error:
             self._miss_helper(LEASED, error)
 

@@ -86,6 +86,7 @@ class Workshop:
             [registry.make_guest(name, self._balloon.works) for name in config.guest_collectors],
             [controllers[name] for name in config.controllers],
             self._period.ensure,
+            self._ksm.begin,
             self._ksm.renew,
             self._ksm.restore,
         )

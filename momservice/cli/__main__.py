@@ -22,10 +22,11 @@ EXITS = "Exit status: 0 done, 1 failed or refused, 2 wrong usage, 3 no service t
 
 def arguments() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser("momctl", description="Talk to the Memory Overcommitment Manager.", epilog=EXITS)
-    parser.add_argument("--version", action="version", version=f"momctl {__version__}")
     json_option = argparse.ArgumentParser(add_help=False)
     json_option.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print JSON")
+    description = "Talk to the Memory Overcommitment Manager."
+    parser = argparse.ArgumentParser("momctl", description=description, epilog=EXITS, parents=[json_option])
+    parser.add_argument("--version", action="version", version=f"momctl {__version__}")
     verbs = parser.add_subparsers(metavar="VERB", required=True)
     show.add(verbs, json_option)
     policies.add(verbs, json_option)

@@ -27,6 +27,8 @@ LEASE_S, RENEW_AFTER_S = 60, 20.0
 # The helper's answer to a bad knob, before anything was written, and when writing failed. Any other error: no helper to talk to.
 REFUSED = frozenset({"org.ovirt.Mom1.Error.OutOfRange", "org.ovirt.Mom1.Error.Busy", ERROR + "InvalidArgs", ERROR + "LimitsExceeded"})
 FAILED = frozenset({ERROR + "IOError", ERROR + "Failed"})
+# After a helper's violent end: long enough for what ended it to be seen, and no crash is repeated every cycle.
+AFTER_END_S = 30
 U32 = 2**32 - 1
 # A control's name is the knob's name with this before it, and so is that of the host field that tells the knob's value.
 PREFIX = "ksm_"
@@ -69,11 +71,11 @@ class Ksm:
         self._applied: dict[str, int] = {}
         self._reported: dict[str, int] = {}
         self._renewed_s = 0.0
-        # Whether momhelper ran before us; None until that was asked.
-        self._inherited: bool | None = None
+        self._alone_until_s = 0.0
 
     async def apply(self, wanted: Sequence[Wanted], world: World) -> list[Outcome]:
         """Send what changes something. Raises HelperUnavailable if nothing could be sent."""
+        self._check_alone()
         await self._report_foreign_writer(world.host)
         outcomes: list[Outcome] = []
         plans: list[_Plan] = []
@@ -88,32 +90,41 @@ class Ksm:
 
     async def probe(self) -> None:
         """Ask the helper whether it is there. Raises HelperUnavailable."""
+        self._check_alone()
         await ping(self._connection, NAME, PATH)
 
-    async def renew(self) -> None:
-        """Prolong the helper's lease when it is time: as long as anything is applied, by us or by a service that ended before us.
+    async def begin(self) -> None:
+        """Put back what a service that crashed before us has left, so that we start from what was found. Raises HelperUnavailable."""
+        try:
+            helper = await self._connection.watch_owner(NAME, self._owner_changed)
+        except (BusLost, CallError) as error:
+            raise HelperUnavailable(f"momhelper: {error}") from error
+        if helper is not None:
+            await self._call("Restore")
 
-        Raises HelperUnavailable.
-        """
-        if self._inherited is None:
-            self._inherited = await self._is_running()
+    def _owner_changed(self, owner: str | None) -> None:
+        """A helper with something to put back never exits by itself: it was killed, and whoever guards it has put the knobs back."""
+        if owner is None and self._applied:
+            log.warning("momhelper has ended unexpectedly; KSM is left alone for %d s", AFTER_END_S)
+            self._applied.clear()
+            self._alone_until_s = self._clock() + AFTER_END_S
+
+    def _check_alone(self) -> None:
+        if self._clock() < self._alone_until_s:
+            raise HelperUnavailable("momhelper has ended unexpectedly: it gets its time before it is started again")
+
+    async def renew(self) -> None:
+        """Prolong the helper's lease when it is time, as long as anything is applied. Raises HelperUnavailable."""
         now_s = self._clock()
-        if (self._applied or self._inherited) and now_s - self._renewed_s >= RENEW_AFTER_S:
+        if self._applied and now_s - self._renewed_s >= RENEW_AFTER_S:
             self._renewed_s = now_s
             await self._call("Renew", "u", LEASE_S)
 
     async def restore(self) -> None:
         """Have the knobs put back as they were found, if anything was applied. Raises HelperUnavailable."""
-        if self._applied or self._inherited:
+        if self._applied:
             self._applied.clear()
             await self._call("Restore", deadline_s=RESTORE_DEADLINE_S)
-
-    async def _is_running(self) -> bool:
-        """Whether there is a helper already, which then holds what was found before the knobs were first changed."""
-        try:
-            return await self._connection.owner_of(NAME) is not None
-        except (BusLost, CallError) as error:
-            raise HelperUnavailable(f"momhelper: {error}") from error
 
     def _wants_advisor(self, wanted: Sequence[Wanted]) -> bool:
         control = self._controls["ksm_advisor_mode"]

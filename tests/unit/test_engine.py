@@ -119,7 +119,7 @@ class Bench:
         return function()
 
     def configure(self) -> tuple[Config, Parts]:
-        return self.config, Parts(SCHEMA, [self.host], [self.guest], [self.knob, self.balloon], nothing, nothing, nothing)
+        return self.config, Parts(SCHEMA, [self.host], [self.guest], [self.knob, self.balloon], nothing, nothing, nothing, nothing)
 
     def rounds(self, times: int = 1) -> None:
         async def once() -> None:

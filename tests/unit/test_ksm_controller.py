@@ -2,7 +2,7 @@
 """The KSM controller: one call for all knobs, one bad knob never stops the rest, strangers are reported."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -27,6 +27,7 @@ class Bus:
     side_effects: dict[str, int] = field(default_factory=dict)
     calls: list[tuple[Any, ...]] = field(default_factory=list)
     running: bool = False
+    owner_changed: Callable[[str | None], None] = print
 
     async def call(self, *call: Any, deadline_s: float) -> Sequence[Any]:
         member, _signature, *args = call[3:]
@@ -39,7 +40,8 @@ class Bus:
             return [{knob: self.knobs[knob] for knob in {**args[0], **self.side_effects}}]
         return [dict(self.knobs)] if member == "Read" else []
 
-    async def owner_of(self, _name: str) -> str | None:
+    async def watch_owner(self, _name: str, changed: Callable[[str | None], None]) -> str | None:
+        self.owner_changed = changed
         return ":1.5" if self.running else None
 
     def host(self) -> dict[str, Value]:
@@ -262,16 +264,38 @@ def test_a_restore_without_answer_is_told(stage: Stage) -> None:
         asyncio.run(stage.ksm.restore())
 
 
-def test_a_helper_that_ran_before_us_keeps_its_lease_and_is_told_of_the_end() -> None:
+def test_what_a_crashed_service_left_is_put_back_at_the_start() -> None:
     stage = Stage()
     stage.bus.running = True
-    asyncio.run(stage.ksm.renew())
-    asyncio.run(stage.ksm.restore())
-    assert stage.bus.calls == [("Renew", 60), ("Restore",)]
+    asyncio.run(stage.ksm.begin())
+    assert stage.bus.calls == [("Restore",)]
 
 
-def test_no_helper_is_started_for_a_lease_of_nothing() -> None:
+def test_no_helper_is_started_for_nothing() -> None:
     stage = Stage()
-    asyncio.run(stage.ksm.renew())
-    asyncio.run(stage.ksm.restore())
+    for ask in (stage.ksm.begin, stage.ksm.renew, stage.ksm.restore):
+        asyncio.run(ask())
     assert stage.bus.calls == []
+
+
+def test_a_helper_that_was_killed_is_not_started_again_at_once() -> None:
+    stage = Stage()
+    asyncio.run(stage.ksm.begin())
+    stage.apply(run=1)
+    stage.bus.owner_changed(None)
+    for seconds in (0, 29):
+        stage.now_s = 1000 + seconds
+        with pytest.raises(HelperUnavailable, match="ended unexpectedly"):
+            stage.apply(run=1)
+        with pytest.raises(HelperUnavailable, match="ended unexpectedly"):
+            asyncio.run(stage.ksm.probe())
+    stage.now_s = 1030
+    stage.bus.knobs["run"] = 0
+    assert stage.apply(run=1)["run"].status == "applied"
+
+
+def test_a_helper_that_had_nothing_to_do_may_go() -> None:
+    stage = Stage()
+    asyncio.run(stage.ksm.begin())
+    stage.bus.owner_changed(None)
+    assert stage.apply(run=1)["run"].status == "applied"

@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The whole service on the real stack, when parts of it are missing, break or come back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lab.guests import Guest
+from lab.host import Host
+
+pytestmark = pytest.mark.xdist_group("lab")
+CALL = ["busctl", "--json=short", "call", "org.ovirt.Mom1", "/org/ovirt/Mom1"]
+GET = ["busctl", "--json=short", "get-property", "org.ovirt.Mom1", "/org/ovirt/Mom1"]
+# The host has plenty of memory; these make it look short.
+SHORT = {"pressure_threshold": 0.99, "ksm_free_percent": 0.99}
+
+
+def set_parameters(host: Host, values: dict[str, float]) -> None:
+    pairs = [word for name, value in values.items() for word in (name, "d", str(value))]
+    host.check([*CALL, "org.ovirt.Mom1.Policy", "SetParameters", "a{sv}", str(len(values)), *pairs])
+
+
+def reasons(host: Host) -> list[str]:
+    found: list[str] = json.loads(host.check([*GET, "org.ovirt.Mom1.Manager", "StatusReasons"]))["data"]
+    return found
+
+
+def knobs(host: Host) -> dict[str, str]:
+    folder = host.path("/sys/kernel/mm/ksm")
+    return {name: Path(folder, name).read_text().strip() for name in ("run", "pages_to_scan", "sleep_millisecs")}
+
+
+def found_knobs(host: Host) -> dict[str, str]:
+    return {name: host.knobs_before[name].strip() for name in ("run", "pages_to_scan", "sleep_millisecs")}
+
+
+def squeezed(host: Host) -> None:
+    """KSM runs with other knobs than were found."""
+    set_parameters(host, SHORT)
+    host.wait_for(lambda: all(knobs(host)[name] != value for name, value in found_knobs(host).items()), "KSM to run", 30, "momservice")
+
+
+@pytest.fixture
+def host() -> Iterator[Host]:
+    with Host(guests=1, settle=True) as running:
+        yield running
+
+
+def test_a_killed_service_that_comes_back_starts_from_the_knobs_that_were_found(host: Host) -> None:
+    squeezed(host)
+    starts = host.daemon("momservice")["starts"]
+    host.kill_service()
+    host.wait_for(lambda: host.daemon("momservice")["starts"] > starts and host.status() == "active", "the service to be back")
+    host.wait_for(lambda: knobs(host) == found_knobs(host), "the knobs to be back", 40)
+
+
+def test_a_killed_service_that_stays_away_has_its_knobs_put_back(host: Host) -> None:
+    squeezed(host)
+    host.path("/usr/bin/momservice").rename(host.path("/usr/bin/momservice.away"))
+    host.kill_service()
+    host.wait_for(lambda: not host.owned("org.ovirt.Mom1"), "the service to be gone")
+    host.wait_for(lambda: knobs(host) == found_knobs(host), "the knobs to be back", 40)
+
+
+def test_a_killed_helper_has_its_knobs_put_back_and_is_started_again_later(host: Host) -> None:
+    squeezed(host)
+    host.check(["pkill", "--signal", "KILL", "--full", "/usr/libexec/momhelper$"])
+    host.wait_for(lambda: knobs(host) == found_knobs(host), "the knobs to be back", 10)
+    host.wait_for(lambda: any(line.startswith("KSM is unavailable: ") for line in reasons(host)), "KSM to be missed", 10)
+    assert knobs(host) == found_knobs(host)
+    host.wait_for(lambda: knobs(host)["run"] == "1" and host.status() == "active", "KSM to be back", 60, "momservice")
+
+
+def test_a_stopped_service_puts_the_knobs_back_at_once(host: Host) -> None:
+    squeezed(host)
+    assert host.stop_service() == 0
+    assert knobs(host) == found_knobs(host)
+
+
+def test_a_missing_helper_costs_ksm_and_nothing_else(host: Host) -> None:
+    program = host.path("/usr/libexec/momhelper")
+    text = program.read_text()
+    program.write_text("#!/bin/false\n")
+    size = host.balloons()["vm1"]
+    set_parameters(host, SHORT)
+    host.wait_for(lambda: any(line.startswith("KSM is unavailable: ") for line in reasons(host)), "KSM to be missed", 30)
+    host.wait_for(lambda: host.balloons()["vm1"] < 0.92 * size, "two steps of the balloon", 30)
+    program.write_text(text)
+    host.wait_for(lambda: host.status() == "active" and knobs(host)["run"] == "1", "KSM to be back", 60, "momservice")
+
+
+def test_libvirt_may_come_later_and_go_again() -> None:
+    with Host(guests=0, libvirt=False, ksm=False) as host:
+        host.wait_for(lambda: host.status() == "degraded", "the service to say what is missing")
+        assert [line for line in reasons(host) if line.startswith("libvirt is unavailable: ")]
+        host.start_libvirt()
+        host.wait_for(lambda: host.status() == "active", "the service to find libvirt", 40, "momservice")
+        host.stop("libvirt")
+        host.wait_for(lambda: host.status() == "degraded", "the service to miss libvirt", 20)
+        host.start_libvirt()
+        host.wait_for(lambda: host.status() == "active", "the service to find libvirt again", 40, "momservice")
+        assert host.daemon("momservice")["starts"] == 1
+
+
+def test_a_bad_policy_file_costs_only_itself() -> None:
+    with Host(guests=0, libvirt=False, service=False, ksm=False) as host:
+        host.path("/usr/share/mom/policy.d/30_bad.policy").write_text("(defvar x 1)\n(nonsense x)\n")
+        host.start_service()
+        host.wait_for(lambda: host.status() == "degraded", "the service to say what is wrong")
+        assert [line for line in reasons(host) if line.startswith("policy 30_bad is left out: 30_bad:2:2: ")]
+        names = json.loads(host.check([*CALL, "org.ovirt.Mom1.Policy", "GetNamedPolicies"]))["data"][0]
+        assert sorted(names) == ["10_ksm", "20_balloon"]
+        assert "Traceback" not in host.log("momservice")
+
+
+def test_a_guest_without_driver_and_one_that_ends_stop_nobody() -> None:
+    guests = [Guest(1), Guest(2, arguments="noballoon"), Guest(3)]
+    with Host(guests=guests, ksm=False) as host:
+        host.wait_for(lambda: host.status() == "active", "the service")
+        host.wait_for(lambda: "mem_unused" in host.check(["momctl", "--json", "stats", "vm1"]), "statistics of vm1", 40)
+        set_parameters(host, {"pressure_threshold": 0.99})
+        before = host.balloons()
+        host.check(["virsh", "destroy", "vm3"])
+        host.wait_for(lambda: host.balloons()["vm1"] < before["vm1"], "the first guest to shrink", 40, "momservice")
+        assert host.balloons()["vm2"] == before["vm2"]
+        host.wait_for(lambda: "vm3" not in host.check(["momctl", "stats"]), "the guest to be forgotten")
+        assert host.status() == "active"
+        assert "Traceback" not in host.log("momservice")
