@@ -10,7 +10,7 @@ import logging.handlers
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 from momservice import __version__, config, parts, store
 from momservice.bus import service
 from momservice.bus.connection import BusLost, CallError, Connection
-from momservice.engine import Engine
+from momservice.engine import Engine, Parts
 from momservice.errors import Busy
 from momservice.hypervisor.libvirt_source import Hypervisor
 from momservice.hypervisor.workers import DeadlineMissed, NoThreadLeft, Workers
@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return complain(error.problems, 2)
     set_up_log(settings)
     try:
-        status = asyncio.run(serve(read))
+        status = asyncio.run(serve(settings, read))
     except (BusLost, CallError) as error:
         return complain([str(error)], 1)
     leave(status)
@@ -82,7 +82,10 @@ def set_up_log(settings: config.Config) -> None:
     """Log to standard error (the journal), or to the configured file, if it can be written."""
     handler: logging.Handler = logging.StreamHandler()
     problem = ""
-    if settings.log:
+    if settings.log and settings.log.exists() and not settings.log.is_file():
+        # To open a FIFO would wait for ever.
+        problem = f"the log file {settings.log} isn't a regular file; logging to standard error"
+    elif settings.log:
         try:
             handler = logging.handlers.RotatingFileHandler(settings.log, maxBytes=settings.max_bytes, backupCount=settings.backup_count)
         except OSError as error:
@@ -93,15 +96,13 @@ def set_up_log(settings: config.Config) -> None:
         log.warning("%s", warning)
 
 
-async def serve(read: partial[config.Config]) -> int:
-    """Connect, publish, run until a signal or the end of the bus. Gives the exit status."""
+async def serve(settings: config.Config, read: Callable[[], config.Config]) -> int:
+    """Connect, publish, run until a signal or the end of the bus. `read` reads the configuration anew. Gives the exit status."""
     connection = await Connection.open()
     workshop = parts.Workshop(connection)
-    settings = read()
-    hypervisor = Hypervisor(settings.libvirt_uri)
-    workers = Workers(1, "policy")
-    policies = store.PolicyStore(parts.schema(settings), partial(offload, workers))
-    engine = Engine(lambda: (fresh := read(), workshop.parts(fresh)), policies, hypervisor)
+    policies = store.PolicyStore(parts.schema(settings), partial(offload, Workers(1, "policy")))
+    again = partial(configure, read, workshop)
+    engine = Engine(settings, workshop.parts(settings), again, policies, Hypervisor(settings.libvirt_uri))
     policies.world, policies.changed = engine.snapshot, engine.wake
     await policies.start(settings)
     service.publish(connection, engine, policies)
@@ -111,14 +112,26 @@ async def serve(read: partial[config.Config]) -> int:
     return await until_the_end(connection, engine)
 
 
+def configure(read: Callable[[], config.Config], workshop: parts.Workshop) -> tuple[config.Config, Parts]:
+    """The configuration as it is now, and what it names. Raises ConfigError."""
+    settings = read()
+    return settings, workshop.parts(settings)
+
+
 async def until_the_end(connection: Connection, engine: Engine) -> int:
     """Run the engine. 0 after SIGTERM or SIGINT, 1 when the bus went or the engine ended by itself. SIGHUP reloads."""
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
-    tasks: set[asyncio.Task[Any]] = set()
+    reloads: set[asyncio.Task[None]] = set()
+
+    def hang_up() -> None:
+        task = loop.create_task(reload(engine))
+        reloads.add(task)
+        task.add_done_callback(reloads.discard)
+
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    loop.add_signal_handler(signal.SIGHUP, lambda: tasks.add(loop.create_task(reload(engine))))
+    loop.add_signal_handler(signal.SIGHUP, hang_up)
     runs = loop.create_task(engine.run(lambda: notify("WATCHDOG=1")))
     stopped, lost = loop.create_task(stop.wait()), loop.create_task(connection.lost())
     done, _ = await asyncio.wait({runs, stopped, lost}, return_when=asyncio.FIRST_COMPLETED)

@@ -291,6 +291,12 @@ def _warnings(config: Config) -> Iterator[str]:
         yield "on-stop: deflate has no effect yet: balloons are kept as they are"
 
 
+def needs_restart(old: Config, new: Config) -> list[str]:
+    """The keys of settings that differ and are read only at the start of the service."""
+    rows = dict(settings())
+    return [rows[name].key for name in ("libvirt_uri", "log", "max_bytes", "backup_count") if getattr(old, name) != getattr(new, name)]
+
+
 def read_text(file: Path, limit_bytes: int) -> str:
     """The text of a regular file of at most so many bytes. Raises OSError, or ValueError with the reason."""
     if not file.is_file():

@@ -11,21 +11,23 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
 
+from momservice.acting import Actor
 from momservice.bus.connection import ERROR, CallError
 from momservice.collectors import GuestCollector, HostCollector, Moment
-from momservice.config import Config, ConfigError
-from momservice.controllers import Controller, HelperUnavailable, Outcome, World
+from momservice.config import Config, ConfigError, needs_restart
+from momservice.controllers import Controller, HelperUnavailable, World
 from momservice.fields import Schema
 from momservice.history import History
 from momservice.hypervisor import GuestRecord, HypervisorUnavailable
 from momservice.policy import Decisions, evaluate
+from momservice.reasons import Reasons
 from momservice.snapshot import EMPTY, Sample, Snapshot, Value
 from momservice.store import PolicyStore
+from momservice.text import shown
 
 log = logging.getLogger(__name__)
 
@@ -33,30 +35,8 @@ log = logging.getLogger(__name__)
 STALE_INTERVALS = 3
 # The watchdog is fed at least so often, whatever the intervals.
 MAX_TICK_S = 5
-# The controller whose helper wants to be told that the service lives.
-LEASED = "KSM"
-# Outcomes of controls that reached kernel or guest.
-SENT = ("applied", "clamped")
 # A round that has not ended for so many of its intervals, and so many seconds, is stuck.
 STUCK_INTERVALS, STUCK_S = 3, 60
-
-
-@dataclass(slots=True)
-class Reasons:
-    """Why the service isn't what it should be: one line by part. Logs each change of a line, not each repetition."""
-
-    lines: dict[str, str] = field(default_factory=dict)
-
-    def set(self, part: str, reason: str) -> None:
-        """Set the reason of a part; "" when it is well."""
-        if reason == self.lines.get(part, ""):
-            return
-        if reason:
-            log.warning("%s", reason)
-            self.lines[part] = reason
-        else:
-            log.info("%s: well again", part)
-            del self.lines[part]
 
 
 class Hypervisor(Protocol):
@@ -83,8 +63,9 @@ class Parts:
     """What the configuration chose: the collectors and controllers in use, and the names that policies may use with them."""
 
     schema: Schema
-
     host: Sequence[HostCollector]
+    # What controllers need for safety and policies don't see.
+    unseen: Sequence[HostCollector]
     guest: Sequence[GuestCollector]
     controllers: Sequence[Controller]
     # Called after each guest round: sets the statistics period of new guests.
@@ -100,23 +81,25 @@ class Parts:
 class Engine:
     """Runs the rounds and tells how they go. Public attributes are what `org.ovirt.Mom1.Manager` shows."""
 
-    def __init__(self, configure: Callable[[], tuple[Config, Parts]], store: PolicyStore, hypervisor: Hypervisor) -> None:
-        self._configure = configure
-        self._config, self._parts = config, _ = configure()
+    def __init__(
+        self, config: Config, parts: Parts, configure: Callable[[], tuple[Config, Parts]], store: PolicyStore, hypervisor: Hypervisor
+    ) -> None:
+        """`configure` reads the configuration anew, for `reload`."""
+        self._config, self._parts, self._configure = config, parts, configure
         self._store = store
         self._hypervisor = hypervisor
         self._history = History(config.history_length)
+        self._unseen: Sample = EMPTY
         self._reasons = Reasons()
+        self._actor = Actor(parts.controllers, self._reasons)
+        self._settling: asyncio.Future[None] | None = None
         self._pause: Pause | None = None
         self._guests_seen_s = time.monotonic()
+        self._guests_asked = False
         self._beats: dict[str, tuple[float, int]] = {}
         self._wake = asyncio.Event()
         self.last_evaluation_us = 0
         self.evaluation_duration_us = 0
-        self.last_error = ""
-        self._logged: dict[tuple[str, str], tuple[str, str]] = {}
-        self._stray: list[str] = []
-        self._applying: dict[str, asyncio.Future[None]] = {}
 
     # What clients see
 
@@ -133,7 +116,12 @@ class Engine:
     @property
     def helper_available(self) -> bool:
         """Whether the helpers answered when they were last needed."""
-        return not any(part.startswith("helper ") for part in self._reasons.lines)
+        return self._actor.helpers_available
+
+    @property
+    def last_error(self) -> str:
+        """The last error of any part, one line; "" for none."""
+        return self._reasons.last_error
 
     def status(self) -> tuple[str, list[str]]:
         """("starting" | "active" | "degraded" | "paused", reasons)."""
@@ -183,7 +171,8 @@ class Engine:
 
     async def run(self, feed_watchdog: Callable[[], None]) -> None:
         """Run until cancelled."""
-        await self._ask_ksm(self._parts.begin)
+        await self._actor.ask_ksm(self._parts.begin)
+        self._beats = {name: (time.monotonic(), MAX_TICK_S) for name in ("host", "guests", "lease", "policy")}
         await asyncio.gather(
             self._every("host", lambda: self._config.host_monitor_interval_s, self._host_round),
             self._every("guests", lambda: self._config.guest_monitor_interval_s, self._guest_round),
@@ -201,7 +190,8 @@ class Engine:
             await asyncio.sleep(due - time.monotonic())
 
     async def _policy_rounds(self) -> None:
-        while not (self._history.host and "guests" in self._beats):
+        # The first run waits for the first samples, of guests as well if libvirt is there.
+        while not (self._history.host and self._guests_asked):
             await asyncio.sleep(0.05)
         while True:
             interval_s = self._config.policy_engine_interval_s
@@ -235,46 +225,37 @@ class Engine:
         return [name for name, (then, interval_s) in self._beats.items() if now - then > interval_s * STUCK_INTERVALS + STUCK_S]
 
     async def _lease_round(self) -> None:
-        for part in self._parts.controllers:
-            # A helper that was missed once is asked for until it is back, also when nothing is wanted of it any more.
-            if f"helper {part.NAME}" in self._reasons.lines:
-                with suppress(HelperUnavailable):
-                    await part.probe()
-                    self._reasons.set(f"helper {part.NAME}", "")
-        await self._ask_ksm(self._parts.renew)
-
-    async def _ask_ksm(self, ask: Callable[[], Awaitable[None]]) -> None:
-        try:
-            await ask()
-        except HelperUnavailable as error:
-            self._miss_helper(LEASED, error)
-
-    def _miss_helper(self, name: str, error: HelperUnavailable) -> None:
-        self._reasons.set(f"helper {name}", f"{name} is unavailable: {error}")
-        self.last_error = str(error)
+        await self._actor.ask_for_missed()
+        await self._actor.ask_ksm(self._parts.renew)
 
     async def _host_round(self) -> None:
         moment = self._moment()
-        sample: dict[str, Value] = {}
-        for collector in self._parts.host:
-            sample |= self._collect(collector.NAME, partial(collector.collect, moment))
-        self._history.host.append(sample)
+        problems: dict[str, str] = {}
+        self._history.host.append(self._collect([(part.NAME, partial(part.collect, moment)) for part in self._parts.host], problems))
+        self._unseen = self._collect([(part.NAME, partial(part.collect, moment)) for part in self._parts.unseen], problems)
+        self._blame("host", [part.NAME for part in (*self._parts.host, *self._parts.unseen)], problems)
 
-    def _collect(self, name: str, collect: Callable[[], Sample]) -> Sample:
-        try:
-            sample = collect()
-        except Exception as error:
-            log.debug("collector %s", name, exc_info=True)
-            self._reasons.set(f"collector {name}", f"collector {name} failed: {type(error).__name__}: {error}")
-            return EMPTY
-        self._reasons.set(f"collector {name}", "")
+    @staticmethod
+    def _collect(sources: Sequence[tuple[str, Callable[[], Sample]]], problems: dict[str, str]) -> Sample:
+        """One sample from several sources; one that fails costs its own fields and is noted."""
+        sample: dict[str, Value] = {}
+        for name, collect in sources:
+            try:
+                sample |= collect()
+            except Exception as error:
+                log.debug("collector %s", name, exc_info=True)
+                problems.setdefault(name, f"collector {name} failed: {type(error).__name__}: {shown(str(error))}")
         return sample
+
+    def _blame(self, kind: str, names: Sequence[str], problems: Mapping[str, str]) -> None:
+        for name in names:
+            self._reasons.set(f"{kind} collector {name}", problems.get(name, ""))
 
     def _moment(self) -> Moment:
         return Moment(time.monotonic(), time.time(), self._config.guest_monitor_interval_s, self._history.records())
 
     def _world(self) -> World:
-        host = self._history.host[-1] if self._history.host else EMPTY
+        host = {**(self._history.host[-1] if self._history.host else EMPTY), **self._unseen}
         guests = {uuid: guest.record for uuid, guest in self._history.guests.items()}
         return World(host, guests, time.monotonic(), time.time(), self._config.guest_monitor_interval_s)
 
@@ -282,31 +263,34 @@ class Engine:
         try:
             records = await self._hypervisor.guests()
         except HypervisorUnavailable as error:
+            self._guests_asked = True
             self._reasons.set("hypervisor", f"libvirt is unavailable: {error}")
             # No news isn't "no guests"; but figures that have grown old must not look fresh.
             if time.monotonic() - self._guests_seen_s > STALE_INTERVALS * self._config.guest_monitor_interval_s:
                 self._sample_guests()
             return
+        self._guests_asked = True
         self._reasons.set("hypervisor", "")
         self._guests_seen_s = time.monotonic()
         for uuid in self._history.keep(records):
             self._forget(uuid)
         self._sample_guests()
-        await self._parts.settle(records, self._world())
+        # In a task of its own: a helper that hangs must not hold up the next sample.
+        if self._settling is None or self._settling.done():
+            self._settling = asyncio.ensure_future(self._parts.settle(records, self._world()))
 
     def _forget(self, uuid: str) -> None:
-        self._logged = {key: news for key, news in self._logged.items() if key[0] != uuid}
         for part in (*self._parts.guest, *self._parts.controllers):
             if forget := getattr(part, "forget", None):
                 forget(uuid)
 
     def _sample_guests(self) -> None:
         moment = self._moment()
+        problems: dict[str, str] = {}
         for guest in self._history.guests.values():
-            sample: dict[str, Value] = {}
-            for collector in self._parts.guest:
-                sample |= self._collect(collector.NAME, partial(collector.collect, guest.record, moment))
-            guest.samples.append(sample)
+            sources = [(part.NAME, partial(part.collect, guest.record, moment)) for part in self._parts.guest]
+            guest.samples.append(self._collect(sources, problems))
+        self._blame("guest", [part.NAME for part in self._parts.guest], problems)
 
     async def _policy_round(self) -> None:
         world = self.snapshot()
@@ -317,74 +301,17 @@ class Engine:
         decisions = evaluate(self._store.program, replace(world, parameters=self._store.values))
         self.evaluation_duration_us = int((time.perf_counter() - begin) * 1e6)
         self._take(decisions)
-        await self._apply(decisions)
+        await self._actor.apply(decisions, self._world(), self._config.policy_engine_interval_s / 2)
 
     def _take(self, decisions: Decisions) -> None:
         here = self._history.guests.keys() | {"host"}
         self._history.variables = {key: kept for key, kept in decisions.variables.items() if key in here}
         for text in decisions.debug:
-            log.debug("policy: %s", text)
-        lines = [f"{failure.place}: {failure.message}" for failure in decisions.failures]
+            log.debug("policy: %s", shown(text, 1000))
+        lines = [f"{failure.place}: {shown(failure.message)}" for failure in decisions.failures]
         if decisions.ended:
             lines.append("the run took more steps than allowed and was ended: no control of it is applied")
         self._reasons.set("policy", f"policy run: {lines[0]}" + (f" (and {len(lines) - 1} more)" if lines[1:] else "") if lines else "")
-        if lines:
-            self.last_error = lines[0]
-
-    async def _apply(self, decisions: Decisions) -> None:
-        world = self._world()
-        names = {control.name for part in self._parts.controllers for control in part.CONTROLS}
-        stray = sorted({wanted.name for wanted in decisions.controls} - names)
-        if stray and stray != self._stray:
-            log.warning("no controller is configured for %s: the policy sets it in vain", ", ".join(stray))
-        self._stray = stray
-        for part in self._parts.controllers:
-            if part.NAME in self._applying and not self._applying[part.NAME].done():
-                log.debug("%s: the last cycle's controls are still under way", part.NAME)
-                continue
-            self._applying[part.NAME] = asyncio.ensure_future(self._apply_one(part, decisions, world))
-        if self._applying:
-            # A helper that doesn't answer must hold up neither the cycle nor the other one.
-            await asyncio.wait(self._applying.values(), timeout=self._config.policy_engine_interval_s / 2)
-        self._applying = {name: task for name, task in self._applying.items() if not task.done()}
-
-    async def _apply_one(self, part: Controller, decisions: Decisions, world: World) -> None:
-        mine = {control.name for control in part.CONTROLS}
-        wanted = [control for control in decisions.controls if control.name in mine]
-        try:
-            outcomes = await part.apply(wanted, world)
-        except HelperUnavailable as error:
-            self._miss_helper(part.NAME, error)
-            return
-        except Exception as error:
-            log.debug("controller %s", part.NAME, exc_info=True)
-            self._reasons.set(f"controller {part.NAME}", f"controller {part.NAME} failed: {type(error).__name__}: {error}")
-            return
-        self._reasons.set(f"controller {part.NAME}", "")
-        if any(outcome.status in SENT for outcome in outcomes):
-            self._reasons.set(f"helper {part.NAME}", "")
-        self._report(outcomes, {(w.entity, w.name): str(w.place) for w in wanted}, world)
-
-    def _report(self, outcomes: Sequence[Outcome], places: Mapping[tuple[str, str], str], world: World) -> None:
-        for outcome in outcomes:
-            key, news = (outcome.entity, outcome.control), (outcome.status, outcome.reason)
-            # A control that is sent is news each time, one that isn't only when that changes.
-            level = logging.INFO if outcome.status in SENT or self._logged.get(key) != news else logging.DEBUG
-            self._logged[key] = news
-            guest = world.guests.get(outcome.entity)
-            log.log(
-                level,
-                "%s: %s %s (wanted %s) by %s: %s%s",
-                guest.name if guest else outcome.entity,
-                outcome.control,
-                outcome.applied,
-                outcome.wanted,
-                places.get(key, "?"),
-                outcome.status,
-                f": {outcome.reason}" if outcome.reason else "",
-            )
-            if outcome.status in ("failed", "refused"):
-                self.last_error = f"{outcome.control} of {outcome.entity}: {outcome.reason}"
 
     # Changes of the whole
 
@@ -398,7 +325,12 @@ class Engine:
             text = "the configuration can't be used and nothing is changed: momservice --check-config says why"
             raise CallError(ERROR + "InvalidFileContent", text) from None
         await self._store.reload(config, parts.schema)
-        self._config, self._parts = config, parts
+        for key in needs_restart(self._config, config):
+            log.warning("%s takes effect at the next start of the service", key)
+        for warning in config.warnings:
+            log.warning("%s", warning)
+        logging.getLogger().setLevel(config.verbosity)
+        self._config, self._parts, self._actor.controllers = config, parts, parts.controllers
         self._history.resize(config.history_length)
         log.info("configuration and policies reloaded")
         self.wake()

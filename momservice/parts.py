@@ -20,6 +20,8 @@ from momservice.engine import Parts
 from momservice.fields import GUEST_PROPERTIES, HOST_PROPERTIES, Control, Field, Schema, names
 
 T = TypeVar("T")
+# The KSM controller compares what it wants with what there is.
+SAFETY = ("HostKSM",)
 CONTROLLERS: Mapping[str, type[Ksm] | type[Balloon]] = {part.NAME: part for part in (Balloon, Ksm)}
 CONTROLS: Sequence[Control] = [*chain.from_iterable(part.CONTROLS for part in CONTROLLERS.values()), *planned.CONTROLS]
 
@@ -83,6 +85,7 @@ class Workshop:
         return Parts(
             known,
             [registry.HOST[name]() for name in config.host_collectors],
+            [registry.HOST[name]() for name in SAFETY if name not in config.host_collectors],
             [registry.make_guest(name, self._balloon.works) for name in config.guest_collectors],
             [controllers[name] for name in config.controllers],
             self._period.ensure,

@@ -100,9 +100,9 @@ async def recorded() -> dict[str, float]:
     # Nothing is decided when no memory is short, so no helper is called.
     workshop = Workshop(Connection.__new__(Connection))
     store = PolicyStore(schema(settings), at_once)
-    engine = Engine(lambda: (settings, workshop.parts(settings)), store, Hypervisor())
     # The statistics period of new guests is momhelper-guests' work.
-    engine._parts = replace(engine._parts, settle=nothing)
+    chosen = replace(workshop.parts(settings), settle=nothing)
+    engine = Engine(settings, chosen, lambda: (settings, chosen), store, Hypervisor())
     await store.start(settings)
     spawned = Spawned()
     cpu, evaluation = [], []

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
@@ -112,14 +113,14 @@ class Bench:
         self.knob, self.balloon = Knob(), Target()
         self.config = replace(Config(), history_length=3)
         self.store = PolicyStore(SCHEMA, self.at_once)
-        self.engine = Engine(self.configure, self.store, self.source)
+        self.engine = Engine(*self.configure(), self.configure, self.store, self.source)
         asyncio.run(self.store.set_policies({"p": policy}))
 
     async def at_once(self, function: Callable[[], Any]) -> Any:
         return function()
 
     def configure(self) -> tuple[Config, Parts]:
-        return self.config, Parts(SCHEMA, [self.host], [self.guest], [self.knob, self.balloon], nothing, nothing, nothing, nothing)
+        return self.config, Parts(SCHEMA, [self.host], [], [self.guest], [self.knob, self.balloon], nothing, nothing, nothing, nothing)
 
     def rounds(self, times: int = 1) -> None:
         async def once() -> None:
@@ -264,8 +265,16 @@ def test_a_failing_form_is_said_with_its_place_and_the_rest_applies() -> None:
     status, (reason,) = bench.engine.status()
     assert status == "degraded"
     assert reason.startswith("policy run: p:1:")
-    assert bench.engine.last_error.startswith("p:1:")
+    assert bench.engine.last_error == reason
     assert bench.knob.wanted == [[("host", 5)]]
+
+
+def test_no_text_of_a_policy_makes_a_log_line_of_its_own(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    bench = Bench('(Host.Control "knob" "x\nERROR forged") (Host.Control "no\nERROR forged" 1) (debug "y\nERROR forged")')
+    bench.rounds()
+    assert len([record for record in caplog.records if "forged" in record.getMessage()]) >= 3
+    assert not [record for record in caplog.records if "\n" in record.getMessage()]
 
 
 def test_paused_it_decides_nothing_and_goes_on_collecting() -> None:
@@ -296,12 +305,56 @@ def test_a_pause_ends_with_its_time() -> None:
     asyncio.run(asyncio.wait_for(scenario(), 30))
 
 
-def test_the_watchdog_is_not_fed_when_a_round_hangs() -> None:
+@pytest.mark.parametrize(("late_s", "fed"), [(0, True), (74, True), (76, False)])
+def test_the_watchdog_is_not_fed_when_a_round_hangs(late_s: float, fed: bool) -> None:
     bench = Bench()
     bench.rounds()
-    assert bench.engine.stuck() == []
-    bench.engine._beats["guests"] = (bench.engine._beats["guests"][0] - 76, 5)
-    assert bench.engine.stuck() == ["guests"]
+    bench.engine._beats["guests"] = (bench.engine._beats["guests"][0] - late_s, 5)
+    feeds: list[int] = []
+
+    async def one_tick() -> None:
+        ticks = asyncio.ensure_future(bench.engine._ticks(lambda: feeds.append(1)))
+        await asyncio.sleep(0)
+        ticks.cancel()
+
+    asyncio.run(one_tick())
+    assert bool(feeds) is fed
+
+
+def test_a_round_that_never_ended_once_is_seen_to_hang() -> None:
+    bench = Bench()
+
+    async def begin() -> None:
+        running = asyncio.ensure_future(bench.engine.run(lambda: None))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        running.cancel()
+
+    asyncio.run(begin())
+    assert {"host", "guests", "policy"} <= bench.engine._beats.keys()
+
+
+def test_a_hung_guest_helper_holds_up_no_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench()
+
+    async def hang(*_: object) -> None:
+        await asyncio.sleep(3600)
+
+    async def scenario() -> None:
+        for _ in range(2):
+            await bench.engine._guest_round()
+
+    monkeypatch.setattr(bench.engine, "_parts", replace(bench.configure()[1], settle=hang))
+    asyncio.run(asyncio.wait_for(scenario(), 30))
+    assert len(bench.engine._history.guests["a"].samples) == 2
+
+
+def test_controllers_see_what_policies_do_not() -> None:
+    bench = Bench()
+    bench.engine._parts = replace(bench.configure()[1], host=[], unseen=[bench.host])
+    asyncio.run(bench.engine._host_round())
+    assert bench.engine.statistics()[0] == {}
+    assert bench.engine._world().host == {"mem_free": 5}
 
 
 def test_a_reload_that_cannot_be_used_changes_nothing() -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ KINDS = {
     "polkit": "*.*",
     "systemd": "*.*",
     "conf": "*.*",
+    "doc": "*.py",
 }
 
 
@@ -38,3 +40,33 @@ def test_every_file_is_listed(folder: str) -> None:
 @pytest.mark.parametrize("folder", ["momservice", "momhelper"])
 def test_every_module_that_is_listed_exists(folder: str) -> None:
     assert not [name for name in listed(folder) if name.endswith(".py") and not (ROOT / folder / name).exists()]
+
+
+def test_an_installation_has_everything_at_its_place(tmp_path: Path) -> None:
+    build, root = tmp_path / "build", tmp_path / "root"
+    setup = ["meson", "setup", "--prefix=/usr", "--sysconfdir=/etc", build, ROOT]
+    for command in (setup, ["meson", "install", "-C", build, "--destdir", root]):
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env={"PATH": "/usr/bin:/bin"})
+        assert done.returncode == 0, done.stdout + done.stderr
+    installed = {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()}
+    for place in (
+        "usr/bin/momctl",
+        "usr/bin/momservice",
+        "usr/libexec/momhelper",
+        "usr/libexec/momhelper-guests",
+        "usr/share/dbus-1/interfaces/org.ovirt.Mom1.xml",
+        "usr/share/dbus-1/system.d/org.ovirt.MomHelper1.conf",
+        "usr/share/dbus-1/system-services/org.ovirt.MomGuestHelper1.service",
+        "usr/share/polkit-1/actions/org.ovirt.mom1.policy",
+        "usr/share/polkit-1/rules.d/mom-guests.rules",
+        "usr/lib/systemd/system/momservice.service",
+        "usr/lib/sysusers.d/mom.conf",
+        "usr/lib/tmpfiles.d/mom.conf",
+        "usr/share/mom/policy.d/20_balloon.policy",
+        "usr/share/man/man5/momd.conf.5",
+        "usr/share/man/man7/mom-fields.7",
+        "usr/share/man/man8/momservice.8",
+        "usr/share/man/man1/momctl.1",
+        "etc/momd.conf",
+    ):
+        assert {place, place + ".gz"} & installed, f"{place} is not among {sorted(installed)}"

@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Why the service isn't what it should be."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Reasons:
+    """One line by part; a part without one is well. Logs each change of a line, not each repetition.
+
+    `last_error`: the last line that was ever set, or that another part noted; "" for none.
+    """
+
+    lines: dict[str, str] = field(default_factory=dict)
+    last_error: str = ""
+
+    def set(self, part: str, reason: str) -> None:
+        """Set the reason of a part; "" when it is well."""
+        if reason:
+            self.last_error = reason
+        if reason == self.lines.get(part, ""):
+            return
+        if reason:
+            log.warning("%s", reason)
+            self.lines[part] = reason
+        else:
+            log.info("%s: well again", part)
+            del self.lines[part]
