@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -19,20 +18,20 @@ from pathlib import Path
 from typing import Any, Literal
 
 from momservice import errors
+from momservice.bus.arguments import checked_name
+from momservice.bus.names import MAIN_POLICY, MAX_POLICIES, MAX_TEXT_BYTES
 from momservice.config import Config, read_text
 from momservice.fields import Schema
-from momservice.policy import Diagnostic, Program, evaluate, load, trial_errors
+from momservice.policy import TEXT_BYTES, Diagnostic, Program, evaluate, load, trial_errors
 from momservice.snapshot import Snapshot, Value
+from momservice.text import shown
 
 log = logging.getLogger(__name__)
 
-MAIN = "50_main_"
-NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}", re.ASCII)
-MAX_POLICIES = 256
-MAX_CLIENT_BYTES = 256 * 1024
-MAX_FILES_BYTES = 1 << 20
 # Changes that may wait for the one under way.
 MAX_WAITING = 8
+# A name, a place, a message and a hint fit in it.
+PROBLEM_CHARACTERS = 500
 
 # Runs a function outside the event loop.
 Offload = Callable[[Callable[[], Any]], Awaitable[Any]]
@@ -111,22 +110,19 @@ class PolicyStore:
 
     async def reload(self, config: Config, schema: Schema) -> int:
         """Read the files again; all or nothing. Raises InvalidPolicy. Gives the generation."""
-        files, problems = await self._offload(partial(read_files, config))
-        if problems:
-            raise errors.InvalidPolicy("; ".join(problems))
-        generation = await self._change(lambda layers: replace(layers, files=files), schema)
+        generation = await self._change(lambda layers: replace(layers, files=read_all(config)), schema)
         self._schema, self.problems = schema, []
         return generation
 
     async def set_policies(self, texts: Mapping[str, str], *, replace: bool = False) -> int:
         """Set some policies; with `replace` remove or hide all others. Raises InvalidPolicy, InvalidArgs, LimitsExceeded or Busy."""
         for name in texts:
-            check_name(name)
+            checked_name(name)
         return await self._change(lambda layers: _with_texts(layers, texts, others=not replace))
 
     async def remove(self, name: str) -> int:
         """Remove a policy (hide it, if it comes from a file). Raises UnknownPolicy and what set_policies raises."""
-        check_name(name)
+        checked_name(name)
         return await self._change(lambda layers: _without(layers, name))
 
     async def reset(self) -> int:
@@ -136,7 +132,7 @@ class PolicyStore:
     async def validate(self, texts: Mapping[str, str]) -> Sequence[Diagnostic]:
         """What loading these as the whole set would find; nothing is loaded."""
         for name in texts:
-            check_name(name)
+            checked_name(name)
         async with self._next():
             diagnostics: Sequence[Diagnostic] = (await self._offload(partial(load, dict(texts), self._schema))).diagnostics
         return diagnostics
@@ -157,8 +153,9 @@ class PolicyStore:
 
     async def _change(self, make: Callable[[Layers], Layers], schema: Schema | None = None) -> int:
         async with self._next():
-            layers = make(self._built.layers)
-            self._built = await self._offload(partial(build, layers, schema or self._schema, self.world()))
+            layers, known, world = self._built.layers, schema or self._schema, self.world()
+            # Making the set may read files, so it waits for its turn and stays out of the event loop too.
+            self._built = await self._offload(lambda: build(make(layers), known, world))
             self.generation += 1
         self.changed()
         return self.generation
@@ -176,19 +173,13 @@ class PolicyStore:
             self._waiting -= 1
 
 
-def check_name(name: str) -> None:
-    """Raise InvalidArgs unless it can be a policy's name."""
-    if not NAME.fullmatch(name):
-        raise errors.InvalidArgs("a policy's name is a letter, digit or _, then at most 63 letters, digits, '.', '_', '-'")
-
-
 def build(layers: Layers, schema: Schema, world: Snapshot | None) -> Built:
     """Parse, check and try a set. Raises InvalidPolicy or LimitsExceeded."""
     texts = layers.effective()
     if len(texts) > MAX_POLICIES:
-        raise errors.LimitsExceeded(f"at most {MAX_POLICIES} policies can be loaded")
-    if sum(len(text.encode()) for text in layers.texts.values()) > MAX_CLIENT_BYTES:
-        raise errors.LimitsExceeded(f"policies loaded by clients may have {MAX_CLIENT_BYTES // 1024} KiB in all")
+        raise errors.LimitsExceeded(f"{len(texts)} policies with those from files; at most {MAX_POLICIES} can be loaded")
+    if sum(len(text.encode()) for text in layers.texts.values()) > MAX_TEXT_BYTES:
+        raise errors.LimitsExceeded(f"policies loaded by clients may have {MAX_TEXT_BYTES // 1024} KiB in all")
     loaded = load(texts, schema)
     if loaded.program is None:
         raise errors.InvalidPolicy(_summary([d for d in loaded.diagnostics if d.severity == "error"]))
@@ -216,7 +207,7 @@ def _bindings(program: Program, parameters: Mapping[str, Parameter]) -> dict[str
             try:
                 values[name] = program.coerce_parameter(name, parameter.value)
             except ValueError as error:
-                log.warning("it keeps its default: %s", error)
+                log.warning("it keeps its default: %s", shown(str(error)))
     return values
 
 
@@ -246,29 +237,49 @@ def _with_parameters(layers: Layers, program: Program, given: Mapping[str, Param
 # Files
 
 
+def read_all(config: Config) -> dict[str, str]:
+    """The policy files that the configuration names: name -> text. Raises InvalidPolicy if any of them can't be read."""
+    texts, problems = read_files(config)
+    if problems:
+        raise errors.InvalidPolicy("; ".join(problems))
+    return texts
+
+
 def read_files(config: Config) -> tuple[dict[str, str], list[str]]:
-    """The policy files that the configuration names: name -> text, and a line for each that can't be read."""
+    """Those that can be read, and a line for what can't. What is read is bounded: in number, and in bytes of all of them together."""
     texts: dict[str, str] = {}
     problems: list[str] = []
+    left_bytes = TEXT_BYTES
     for name, file in _policy_files(config, problems):
         try:
-            check_name(name)
-            texts[name] = read_text(file, MAX_FILES_BYTES)
+            texts[checked_name(name)] = _read(file, left_bytes)
+            left_bytes -= len(texts[name].encode())
         except (OSError, ValueError, errors.InvalidArgs) as error:
-            problems.append(f"policy file {file.name}: {getattr(error, 'strerror', None) or error}")
+            problems.append(f"policy file {shown(file.name)}: {getattr(error, 'strerror', None) or error}")
     return texts, problems
 
 
+def _read(file: Path, left_bytes: int) -> str:
+    size_bytes = file.stat().st_size
+    if size_bytes > left_bytes:
+        raise ValueError(f"has {size_bytes} bytes: with those before it more than {TEXT_BYTES}")
+    return read_text(file, left_bytes)
+
+
 def _policy_files(config: Config, problems: list[str]) -> list[tuple[str, Path]]:
+    """Name and path of each, in the order of the names."""
     if config.policy:
-        return [(MAIN, config.policy)]
+        return [(MAIN_POLICY, config.policy)]
     if not config.policy_dir:
         return []
     try:
-        return [(file.name.removesuffix(".policy"), file) for file in sorted(config.policy_dir.iterdir()) if file.name.endswith(".policy")]
+        files = sorted((file.name.removesuffix(".policy"), file) for file in config.policy_dir.iterdir() if file.name.endswith(".policy"))
     except OSError as error:
         problems.append(f"policy-dir: {error.strerror}")
         return []
+    if len(files) > MAX_POLICIES:
+        problems.append(f"policy-dir: {len(files)} policies, of which the last {len(files) - MAX_POLICIES} by name are left out")
+    return files[:MAX_POLICIES]
 
 
 def build_tolerantly(config: Config, schema: Schema) -> tuple[Built, list[str]]:
@@ -280,6 +291,6 @@ def build_tolerantly(config: Config, schema: Schema) -> tuple[Built, list[str]]:
         if loaded.program is not None:
             return build(Layers(files=texts), schema, None), problems
         for name, diagnostic in sorted(bad.items()):
-            problems.append(f"policy {name} is left out: {diagnostic}")
+            problems.append(shown(f"policy {name} is left out: {diagnostic}", PROBLEM_CHARACTERS))
         # A limit on the set as a whole has no fragment of its own: then nothing can be kept.
         texts = {name: text for name, text in texts.items() if name not in bad} if bad.keys() & texts.keys() else {}

@@ -11,9 +11,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 from momservice import config
-from momservice.bus.names import MAIN_POLICY, POLICY_NAME
+from momservice.bus.arguments import checked_name
+from momservice.bus.names import MAIN_POLICY
 from momservice.cli.output import Problem, say, say_json
 from momservice.cli.service import connected
+from momservice.errors import InvalidArgs
 from momservice.fields import Schema
 from momservice.policy import TEXT_BYTES, Diagnostic, excerpt, load
 from momservice.policy.cases import CaseResult, run_file
@@ -51,11 +53,10 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser], json_option:
 
 
 def _policy_name(text: str) -> str:
-    if not POLICY_NAME.fullmatch(text):
-        raise argparse.ArgumentTypeError(
-            f"'{text}' can't name a policy: a letter, digit or _, then up to 63 of letters, digits, '.', '_', '-'"
-        )
-    return text
+    try:
+        return checked_name(text)
+    except InvalidArgs as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _read(files: Sequence[str], name: str | None = None) -> dict[str, str]:
@@ -65,8 +66,10 @@ def _read(files: Sequence[str], name: str | None = None) -> dict[str, str]:
     texts: dict[str, str] = {}
     for file in files:
         called = name or (MAIN_POLICY if file == "-" else Path(file).name.removesuffix(".policy"))
-        if not POLICY_NAME.fullmatch(called):
-            raise Problem(f"{file}: '{called}' can't name a policy: rename the file or use --name")
+        try:
+            checked_name(called)
+        except InvalidArgs as error:
+            raise Problem(f"{file}: {error}; rename the file or use --name") from None
         if called in texts:
             raise Problem(f"{file}: another file gives a policy named {called}")
         texts[called] = _read_text(file)

@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 
 from momservice import errors
-from momservice.config import Config
+from momservice.bus.names import MAX_POLICIES, MAX_TEXT_BYTES
+from momservice.config import Config, read_text
 from momservice.fields import Names, Schema
 from momservice.policy import evaluate
 from momservice.snapshot import Entity, Snapshot
-from momservice.store import MAX_CLIENT_BYTES, MAX_WAITING, PolicyStore
+from momservice.store import MAX_WAITING, PolicyStore, build_tolerantly
 
 SCHEMA = Schema(
     Names(frozenset({"mem_free"}), frozenset({"mem_free"}), frozenset({"ksm_run"}), frozenset()),
@@ -98,13 +99,47 @@ def test_a_bad_name_is_refused(name: str) -> None:
 
 def test_client_texts_are_bounded_in_all() -> None:
     made = store()
-    half = "#" + "x" * (MAX_CLIENT_BYTES // 2)
+    half = "#" + "x" * (MAX_TEXT_BYTES // 2)
     asyncio.run(made.set_policies({"a": half}))
     refused(made, {"b": half}, errors.LimitsExceeded)
 
 
-def test_the_number_of_policies_is_bounded() -> None:
-    refused(store(), {f"p{n}": "1" for n in range(257)}, errors.LimitsExceeded)
+def test_the_number_of_policies_is_bounded_and_files_count_too(tmp_path: Path) -> None:
+    text = refused(started(tmp_path, a="1", b="2"), {f"p{n}": "1" for n in range(MAX_POLICIES)}, errors.LimitsExceeded)
+    assert text == "258 policies with those from files; at most 256 can be loaded"
+
+
+def test_files_beyond_the_number_of_policies_are_left_out_and_counted(tmp_path: Path) -> None:
+    made = started(tmp_path, **{f"p{n:03}": "1" for n in range(MAX_POLICIES + 44)})
+    assert sorted(made.texts()) == [f"p{n:03}" for n in range(MAX_POLICIES)]
+    assert made.problems == ["policy-dir: 300 policies, of which the last 44 by name are left out"]
+    with pytest.raises(errors.InvalidPolicy, match="the last 44 by name"):
+        asyncio.run(made.reload(replace(Config(), policy_dir=tmp_path), SCHEMA))
+
+
+def test_files_are_read_only_as_far_as_they_fit_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = 0
+
+    def counting(file: Path, limit_bytes: int) -> str:
+        nonlocal read
+        text = read_text(file, limit_bytes)
+        read += len(text)
+        return text
+
+    monkeypatch.setattr("momservice.store.read_text", counting)
+    large = "#" + "x" * 999_999
+    made = started(tmp_path, **{f"large{n}": large for n in range(5)}, small="1")
+    assert made.texts() == {"large0": large, "small": "1"}
+    assert made.problems == [f"policy file large{n}.policy: has 1000000 bytes: with those before it more than 1048576" for n in range(1, 5)]
+    assert read == len(large) + 1
+
+
+def test_what_is_said_of_a_file_is_one_printable_line(tmp_path: Path) -> None:
+    (tmp_path / "a\n\x1b[31mforged.policy").write_text("1")
+    (tmp_path / "b.policy").write_text("(Host.Prop 'x\n\x1b[31mforged')")
+    _, problems = build_tolerantly(replace(Config(), policy_dir=tmp_path), SCHEMA)
+    assert len(problems) == 2
+    assert all(problem.isprintable() for problem in problems)
 
 
 def test_files_are_the_base_and_come_back(tmp_path: Path) -> None:
@@ -205,3 +240,26 @@ def test_changes_are_serialized_and_their_queue_is_bounded() -> None:
     assert most == 1
     assert sum(isinstance(outcome, errors.Busy) for outcome in outcomes) == 4
     assert sorted(outcome for outcome in outcomes if isinstance(outcome, int)) == list(range(1, MAX_WAITING + 2))
+
+
+@pytest.mark.parametrize("reload_first", [True, False])
+def test_a_reload_and_a_change_wait_for_each_other(tmp_path: Path, reload_first: bool) -> None:
+    running = 0
+
+    async def single(function: Callable[[], Any]) -> Any:
+        nonlocal running
+        if running:
+            raise errors.Busy("as the one worker says")
+        running += 1
+        await asyncio.sleep(0)
+        running -= 1
+        return function()
+
+    async def both() -> None:
+        made = PolicyStore(SCHEMA, single)
+        (tmp_path / "a.policy").write_text("1")
+        work = [made.reload(replace(Config(), policy_dir=tmp_path), SCHEMA), made.set_policies({"b": "2"})]
+        assert await asyncio.gather(*(work if reload_first else work[::-1])) == [1, 2]
+        assert made.texts() == {"a": "1", "b": "2"}
+
+    asyncio.run(both())
