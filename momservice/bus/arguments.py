@@ -18,36 +18,37 @@ from momservice.bus.names import (
 )
 from momservice.bus.variants import from_variant
 from momservice.errors import InvalidArgs, LimitsExceeded
+from momservice.text import shown
 
 SHOWN_CHARACTERS = 40
 # What polkit's rules and dialogs get at most of the names.
 MAX_NAMES_SHOWN = 500
 
 
-def _shown(text: str) -> str:
-    return repr(text if len(text) <= SHOWN_CHARACTERS else text[:SHOWN_CHARACTERS] + "...")
+def _quoted(text: str) -> str:
+    return f"'{shown(text, SHOWN_CHARACTERS)}'"
 
 
 def checked_uuid(text: str) -> str:
     """A guest's UUID in the canonical spelling."""
     uuid = text.lower()
     if not UUID.fullmatch(uuid):
-        raise InvalidArgs(f"{_shown(text)} is not a UUID: xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx is")
+        raise InvalidArgs(f"{_quoted(text)} is not a UUID: xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx is")
     return uuid
 
 
 def checked_reason(text: str) -> str:
-    """A person's reason, as one line."""
+    """A person's reason, as one line that can be logged."""
     if len(text) > MAX_REASON_CHARACTERS:
         raise LimitsExceeded(f"the reason has {len(text)} characters: at most {MAX_REASON_CHARACTERS} are allowed")
-    return " ".join(text.split())
+    return shown(" ".join(text.split()), MAX_REASON_CHARACTERS)
 
 
 def checked_name(name: str) -> str:
     """The name of a policy."""
     if not POLICY_NAME.fullmatch(name):
         raise InvalidArgs(
-            f"{_shown(name)} can't name a policy: a letter, digit or _ can, followed by up to 63 of letters, digits, '.', '_', '-'"
+            f"{_quoted(name)} can't name a policy: a letter, digit or _ can, followed by up to 63 of letters, digits, '.', '_', '-'"
         )
     return name
 
@@ -79,7 +80,7 @@ def checked_parameters(variants: Mapping[str, Variant]) -> dict[str, bool | int 
 def _checked_parameter_name(name: str) -> str:
     """A parameter is a global of a policy: a symbol of the language. Which symbols are known is the store's to say."""
     if not name or not name.isascii() or not name.isprintable() or " " in name or len(name) > MAX_REASON_CHARACTERS:
-        raise InvalidArgs(f"{_shown(name)} can't name a parameter")
+        raise InvalidArgs(f"{_quoted(name)} can't name a parameter")
     return name
 
 

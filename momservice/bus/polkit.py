@@ -15,6 +15,7 @@ from typing import Final
 from momservice.bus.connection import Call, CallError, Connection, Variant
 from momservice.bus.names import MANAGER, POLICY
 from momservice.errors import AccessDenied, InteractiveAuthorizationRequired, LimitsExceeded
+from momservice.text import shown
 
 log = logging.getLogger(__name__)
 
@@ -141,7 +142,7 @@ class PolkitGate:
     async def _missed(self, error: CallError) -> None:
         if error.name.startswith(POLKIT_ERROR):
             return self._answered("")
-        self._answered(f"polkit does not answer, only root can change anything: {error}")
+        self._answered(f"polkit does not answer, only root can change anything: {shown(str(error))}")
         if not self._watching:
             self._watching = True
             await self._connection.watch_owner(POLKIT[0], lambda owner: self._answered("") if owner else None)
@@ -153,9 +154,9 @@ class PolkitGate:
     def _without_polkit(self, action: str, call: Call, uid: int, error: CallError) -> None:
         reason = "polkit refuses to check" if self.available else "polkit does not answer"
         if uid == 0:
-            log.debug("%s by uid 0 passes: %s: %s", call.member, reason, error)
+            log.debug("%s by uid 0 passes: %s: %s", call.member, reason, shown(str(error)))
             return
-        self._refuse("polkit", call, uid, f"{reason}: {error}")
+        self._refuse("polkit", call, uid, f"{reason}: {shown(str(error))}")
         raise AccessDenied(f"{call.member} needs {action}, but {reason}: only root can do that now")
 
     async def _dialog(self, action: str, call: Call, details: Mapping[str, str]) -> tuple[bool, bool]:
@@ -164,7 +165,7 @@ class PolkitGate:
         try:
             return await self._check(action, call, details, DIALOG_DEADLINE_S, ALLOW_USER_INTERACTION, cancellation)
         except CallError as error:
-            log.info("no answer to the dialog about %s for %s: %s", call.member, call.sender, error)
+            log.info("no answer to the dialog about %s for %s: %s", call.member, call.sender, shown(str(error)))
         with suppress(CallError):
             await self._connection.call(*POLKIT, "CancelCheckAuthorization", "s", cancellation, deadline_s=ROOT_DEADLINE_S)
         return False, False

@@ -13,6 +13,7 @@ from typing import Final, TypeAlias
 from momservice.fields import EntityKind, Names
 from momservice.policy.decisions import Opaque
 from momservice.snapshot import Entity, Value
+from momservice.text import shown as printable
 
 INTEGER_BITS: Final = 256
 STRING_BYTES: Final = 64 * 1024
@@ -20,7 +21,6 @@ LIST_VALUES: Final = 1_000_000
 # How deep lists may nest: showing them and taking them in recurses.
 LIST_DEPTH: Final = 32
 _INTEGER_END: Final = 1 << INTEGER_BITS
-_SHOWN: Final = 200
 _LONGEST_NAME: Final = 60
 
 
@@ -74,8 +74,8 @@ NUMBERS: Final = frozenset({bool, int, float})
 
 
 def short(name: str) -> str:
-    """A name for a message: at most some 60 characters."""
-    return name if len(name) <= _LONGEST_NAME else name[:_LONGEST_NAME] + "..."
+    """A name for a message: at most some 60 characters, all printable."""
+    return printable(name, _LONGEST_NAME)
 
 
 def kind_of(value: Datum) -> str:
@@ -150,13 +150,13 @@ def shown(value: Datum) -> object:
 
 
 def as_text(value: Datum) -> str:
-    """A value as a debug line shows it, at most some 200 characters."""
+    """A value as a debug line shows it, at most some 200 characters, all printable."""
     if type(value) is Thing:
         return value.key
     if type(value) is List:
         return f"<list of {len(value.items)}>"
     if isinstance(value, str):
-        return value if len(value) <= _SHOWN else value[:_SHOWN] + "..."
+        return printable(value)
     return {None: "nil", True: "true", False: "false"}[value] if value is None or type(value) is bool else repr(value)
 
 
@@ -177,4 +177,3 @@ def typed_like(default: Value, value: Value) -> Value:
         return int(value)
     wanted = "a number" if isinstance(default, float) else "an integer" if isinstance(default, int) else "a string"
     raise ValueError(f"takes {wanted}")
-

@@ -49,6 +49,11 @@ def test_what_cannot_name_a_policy(name: str) -> None:
     assert len(str(refused.value)) < 250
 
 
+def test_what_a_refusal_quotes_is_printable() -> None:
+    with pytest.raises(InvalidArgs, match=r"^'x\?\[2J' can't name a policy"):
+        checked_name("x\x1b[2J")
+
+
 def test_texts_are_bounded_in_all_and_in_bytes() -> None:
     half = MAX_TEXT_BYTES // 2
     assert checked_policies({"a": "x" * half, "b": "x" * half})
@@ -65,6 +70,8 @@ def test_the_number_of_policies_is_bounded() -> None:
 
 def test_a_reason_is_one_short_line() -> None:
     assert checked_reason("a\n b\t") == "a b"
+    assert checked_reason("a\x1b[2Jb\u2028ERROR forged") == "a?[2Jb ERROR forged"
+    assert checked_reason("x" * 256) == "x" * 256
     with pytest.raises(LimitsExceeded):
         checked_reason("x" * 257)
 
