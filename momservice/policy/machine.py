@@ -98,6 +98,7 @@ class Machine:
         self.variables = {entity.key: dict(entity.variables) for entity in (snapshot.host, *snapshot.guests) if entity.variables}
         self.reads: dict[tuple[str, str, str], Read] | None = {} if trace else None
         self._journal: list[tuple[dict[str, Any], str, Any]] = []
+        self._journal_limit = _JOURNAL
         self._round: _Round | None = None
         self._dropped: set[str] = set()
         self._failures: list[Failure] = []
@@ -138,6 +139,7 @@ class Machine:
                 address = self._recover(error)
         self._account()
         self._journal.clear()
+        self._journal_limit = _JOURNAL
         if self.reads:
             self.reads.clear()
         return value
@@ -204,6 +206,8 @@ class Machine:
         for change in self._journal:
             first.setdefault((id(change[0]), change[1]), change)
         self._journal = list(first.values())
+        # What can't be shortened is gone through again only once it has doubled.
+        self._journal_limit = max(_JOURNAL, 2 * len(self._journal))
 
     def _recover(self, error: PolicyError) -> int:
         """Undoes the failed round, or else the form; gives the address to go on at."""
@@ -328,7 +332,7 @@ class Machine:
         self._grant(ended.steps)
         while self.reads is not None and len(self.reads) > ended.reads:
             self.reads.popitem()
-        if len(self._journal) > _JOURNAL:
+        if len(self._journal) > self._journal_limit:
             self._shorten_journal()
 
     def log(self, operands: Sequence[Datum]) -> None:

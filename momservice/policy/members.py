@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 from momservice.policy.decisions import Place, Read, Wanted
 from momservice.policy.forms import METHODS
 from momservice.policy.values import NUMBERS, Datum, PolicyError, Thing, cost, inward, kind_of, outward, short
+from momservice.snapshot import Value
 
 if TYPE_CHECKING:
     from momservice.policy.machine import Machine
@@ -42,9 +43,15 @@ def receiver(value: Datum, method: str) -> Thing:
     raise PolicyError("name", f"{kind_of(value)} has no method '{method}'")
 
 
+def _taken(machine: Machine, value: Value) -> Datum:
+    """A value that is kept outside the run, paid for by its size: taking it in walks it."""
+    taken = inward(value)
+    machine.charge(cost(taken))
+    return taken
+
+
 def _newest(machine: Machine, thing: Thing, name: str) -> Datum:
-    value = inward(thing.entity.newest(name)) if name in thing.names.declared else None
-    machine.charge(cost(value))
+    value = _taken(machine, thing.entity.newest(name)) if name in thing.names.declared else None
     _note(machine, thing, "stat", name, value)
     return value
 
@@ -71,7 +78,7 @@ def _prop(machine: Machine, thing: Thing, operands: Sequence[Datum], _place: Pla
     name = _name(operands[0], "Prop")
     if name not in thing.names.properties:
         raise PolicyError("unknown-prop", f"the {thing.kind} has no property '{short(name)}'")
-    value = inward(thing.entity.properties.get(name))
+    value = _taken(machine, thing.entity.properties.get(name))
     _note(machine, thing, "property", name, value)
     return value
 
@@ -83,8 +90,9 @@ def _stat(machine: Machine, thing: Thing, operands: Sequence[Datum], _place: Pla
 
 def _average(machine: Machine, thing: Thing, operands: Sequence[Datum], _place: Place) -> Datum:
     name = _field_name(thing, operands[0], "StatAvg")
-    values = [inward(value) for value in thing.entity.history(name)] if name in thing.names.declared else []
-    machine.charge(len(values))
+    # All samples are looked through, however few have a value.
+    machine.charge(len(thing.entity.samples))
+    values = [_taken(machine, value) for value in thing.entity.history(name)] if name in thing.names.declared else []
     if not values:
         raise PolicyError("no-data", f"'{name}' has no value to average")
     if any(type(value) not in NUMBERS for value in values):
@@ -106,7 +114,7 @@ def _set_variable(machine: Machine, thing: Thing, operands: Sequence[Datum], _pl
 
 def _get_variable(machine: Machine, thing: Thing, operands: Sequence[Datum], _place: Place) -> Datum:
     name = _name(operands[0], "GetVar")
-    value = inward(machine.variables.get(thing.key, {}).get(name))
+    value = _taken(machine, machine.variables.get(thing.key, {}).get(name))
     _note(machine, thing, "variable", name, value)
     return value
 
@@ -122,7 +130,7 @@ def _control(machine: Machine, thing: Thing, operands: Sequence[Datum], place: P
 
 def _get_control(machine: Machine, thing: Thing, operands: Sequence[Datum], _place: Place) -> Datum:
     wanted = machine.controls.get(thing.key, {}).get(_name(operands[0], "GetControl"))
-    return None if wanted is None else inward(wanted.value)
+    return None if wanted is None else _taken(machine, wanted.value)
 
 
 METHOD_CODE: Final[dict[str, Method]] = {

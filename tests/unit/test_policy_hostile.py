@@ -9,9 +9,10 @@ import pytest
 
 from momservice.fields import Names, Schema
 from momservice.policy import Decisions, evaluate, load
-from momservice.snapshot import Entity, Snapshot
+from momservice.policy.machine import Machine
+from momservice.snapshot import Entity, Sample, Snapshot
 
-FIELDS = frozenset({"mem"})
+FIELDS = frozenset({"mem", "disks"})
 NAMES = Names(FIELDS, FIELDS, frozenset(), frozenset())
 LARGE = 10_000_000
 
@@ -115,6 +116,71 @@ def test_kept_variables_are_limited_in_number() -> None:
     decisions = run(text)
     assert len(decisions.variables["host"]) == 1000
     assert [failure.code for failure in decisions.failures] == ["limit"]
+
+
+SIZE = 400
+
+
+def steps_of(expression: str, size: int) -> int:
+    names = Names(FIELDS, FIELDS, frozenset(), frozenset({"list"}))
+    loaded = load({"a": f"(with Guests g {{{expression} 0}})"}, Schema(names, names))
+    assert loaded.program is not None, loaded.diagnostics
+    many = list(range(size))
+    samples: list[Sample] = [{}] * size + [{"mem": 1, "disks": many}]
+    guest = Entity("g", samples, {"list": many}, {"list": many, "text": "x" * 16 * size, "more": "x" * 16 * size})
+    decisions = evaluate(loaded.program, Snapshot(guests=[guest]))
+    assert not decisions.failures
+    return decisions.steps
+
+
+@pytest.mark.parametrize(
+    ("expression", "times"),
+    [
+        ("1", 0),
+        ("g.disks", 1),
+        ("(g.Stat 'disks')", 1),
+        ("(g.StatAvg 'mem')", 1),
+        ("(g.Prop 'list')", 1),
+        ("(g.GetVar 'list')", 1),
+        ("(g.GetVar 'text')", 1),
+        ("(g.SetVar 'v' (g.GetVar 'list'))", 2),
+        ("(g.Control 'c' (g.GetVar 'list'))", 2),
+        ("(g.Control 'c' (g.GetVar 'list')) (g.GetControl 'c')", 3),
+        ("(== (g.GetVar 'list') (g.Prop 'list'))", 4),
+        ("(+ (g.GetVar 'text') 'x')", 2),
+        ("(+ (g.GetVar 'list') (g.Prop 'list'))", 4),
+        ("(< (g.GetVar 'text') (g.GetVar 'more'))", 4),
+        ("(max (g.GetVar 'text') (g.GetVar 'more') 'x')", 4),
+        ("(null (g.GetVar 'list'))", 2),
+        ("(with Guests h (g.GetVar 'list'))", 2),
+    ],
+)
+def test_every_operation_is_charged_for_the_size_of_what_it_walks(expression: str, times: int) -> None:
+    assert steps_of(expression, SIZE) - steps_of(expression, 0) == times * SIZE
+
+
+def test_a_kept_list_cannot_be_read_for_nothing() -> None:
+    loaded = load({"a": "{(Host.GetVar 'l') 0}" * 49_000}, Schema(NAMES, NAMES))
+    assert loaded.program is not None
+    decisions = evaluate(loaded.program, Snapshot(Entity("host", variables={"l": list(range(3072))})))
+    assert decisions.ended
+    assert len(decisions.results) < 1700
+
+
+def test_a_long_journal_is_not_gone_through_after_every_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    gone_through = 0
+    shorten = Machine._shorten_journal
+
+    def counting(machine: Machine) -> None:
+        nonlocal gone_through
+        gone_through += len(machine._journal)
+        shorten(machine)
+
+    monkeypatch.setattr(Machine, "_shorten_journal", counting)
+    writes = "".join(f"(g.Control 'c{number}' 1)" for number in range(300))
+    decisions = run(f"(with Guests g {{{writes}}})", guests=400)
+    assert len(decisions.controls) == 120_000
+    assert 0 < gone_through < 4 * 120_000
 
 
 ODD = ["\x00", "\ud800", "\u2028", "\ufeff1", "'\\", "\\", "(\x0b", "\U0010ffff", "-", "-.", ".5.", "0x", "0o", "a.", "((((]"]
