@@ -23,6 +23,7 @@ import libvirt
 
 from momhelper.gate import Gate
 from momservice.bus.connection import BUS, ERROR, BusLost, Call, CallError, Connection, Export, load_interfaces
+from momservice.hypervisor.libvirt_common import DEFAULT_URI, one_line, silence_libvirt
 from momservice.hypervisor.workers import DeadlineMissed, NoThreadLeft, Workers
 
 log = logging.getLogger("momhelper-guests")
@@ -30,8 +31,6 @@ log = logging.getLogger("momhelper-guests")
 NAME = "org.ovirt.MomGuestHelper1"
 PATH = "/org/ovirt/MomGuestHelper1"
 XML = "org.ovirt.MomGuestHelper1.xml"
-# Not libvirt's default for a plain user, which is a libvirtd of that user's own.
-DEFAULT_URI = "qemu:///system"
 IDLE_S = 60.0
 MAX_GUESTS = 10_000
 # No guest lives in less; a target of 0 is never a figure.
@@ -43,7 +42,6 @@ CALL_DEADLINE_S = 8.0
 # libvirtd answers five calls of one connection at a time.
 PARALLEL = 4
 MAX_THREADS = 16
-MAX_MESSAGE_CHARACTERS = 200
 
 Outcome = tuple[str, str]
 Action = Callable[[Any], Outcome]
@@ -105,7 +103,8 @@ class Guests:
             return "unavailable", str(error)
 
     def _drop(self) -> None:
-        self._dead.append(self._connection)
+        if self._connection is not None:
+            self._dead.append(self._connection)
         self._connection = None
 
 
@@ -167,11 +166,6 @@ def _set_memory(target_bytes: int, domain: Any) -> Outcome:
 def _set_period(seconds: int, domain: Any) -> Outcome:
     domain.setMemoryStatsPeriod(seconds, libvirt.VIR_DOMAIN_AFFECT_LIVE)
     return OK
-
-
-def one_line(error: BaseException) -> str:
-    """An error's text for people: one line of bounded length."""
-    return " ".join(str(error).split())[:MAX_MESSAGE_CHARACTERS] or type(error).__name__
 
 
 def checked(guests: Sequence[str]) -> None:
@@ -275,8 +269,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     parser.add_argument("--uri", default=DEFAULT_URI, help="libvirt connection URI (default: %(default)s)")
     options = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s", stream=sys.stderr)
-    # libvirt would print its errors; they come as exceptions all the same.
-    libvirt.registerErrorHandler(lambda _context, _error: None, None)
+    silence_libvirt()
     status = asyncio.run(serve(options.uri))
     logging.shutdown()
     # Not the interpreter's way out: it closes libvirt's connection, which waits for a libvirtd that hangs.

@@ -25,6 +25,7 @@ import libvirt
 
 from momservice.hypervisor import JOB_UNKNOWN, Facts, GuestRecord, HypervisorUnavailable
 from momservice.hypervisor.facts import UNREADABLE, parse_facts
+from momservice.hypervisor.libvirt_common import DEFAULT_URI, one_line, silence_libvirt
 from momservice.hypervisor.processes import RUN_DIR, find_qemu
 from momservice.hypervisor.records import make_record
 from momservice.hypervisor.workers import DeadlineMissed, NoThreadLeft, Workers
@@ -34,8 +35,6 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 Key = tuple[str, int]
 
-# What libvirt itself takes for a system service's default. (A plain user's default is another: a libvirtd of its own.)
-DEFAULT_URI = "qemu:///system"
 STATS = libvirt.VIR_DOMAIN_STATS_STATE | libvirt.VIR_DOMAIN_STATS_BALLOON
 FLAGS = libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_ACTIVE | libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT
 # Another client's question to a guest keeps ours out for some milliseconds; so long until it is put again.
@@ -45,14 +44,13 @@ MAX_THREADS = 8
 # A pass takes 2 ms a guest inside libvirt; this allows five times that.
 DEADLINE_S, DEADLINE_PER_GUEST_S = 3.0, 0.01
 FIRST_BACK_OFF_S, MAX_BACK_OFF_S = 1.0, 15.0
-MAX_REASON_CHARACTERS = 300
 
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """What is asked once per guest start, and whether its QEMU answered in the last pass."""
+    """What is asked once per guest start, and whether its QEMU answered in the last pass. `facts`: None if libvirt didn't tell them."""
 
-    facts: Facts
+    facts: Facts | None
     pid: int | None
     answered: bool
 
@@ -90,7 +88,9 @@ class Hypervisor:
         self._workers = Workers(MAX_THREADS, "libvirt")
         self._connection: Any = None
         self._dead: list[Any] = []
+        # Threads fill it as they go: one that misses its deadline has still spared the next one some questions.
         self._known: dict[Key, _Known] = {}
+        self._expected = 0
         self._reason = "not asked yet"
         self._retry_s = 0.0
         self._back_off_s = FIRST_BACK_OFF_S
@@ -99,11 +99,6 @@ class Hypervisor:
     def connected(self) -> bool:
         """Whether libvirt answered last time."""
         return not self._reason
-
-    @property
-    def reason(self) -> str:
-        """Why libvirt doesn't answer, one line; "" when connected."""
-        return self._reason
 
     async def guests(self) -> tuple[GuestRecord, ...]:
         """All running guests (paused ones as well), by name, then UUID.
@@ -133,19 +128,25 @@ class Hypervisor:
 
     async def _ask(self) -> Sequence[_Told]:
         if self._connection is None:
-            self._connection = await self._run(partial(_open, self._uri, self._dead))
-        told, self._known = await self._run(partial(_bulk, self._connection, self._known, self._run_dir))
+            self._connection, self._expected = await self._run(partial(_open, self._uri, self._dead))
+        told = await self._run(partial(_bulk, self._connection, self._known, self._run_dir))
+        self._expected = len(told)
+        self._known = {guest.key: self._known[guest.key] for guest in told}
         return told
 
     async def _run(self, function: Callable[[], T]) -> T:
         """Run in a thread; a call that fails or hangs costs the connection."""
-        deadline_s = DEADLINE_S + DEADLINE_PER_GUEST_S * len(self._known)
+        deadline_s = DEADLINE_S + DEADLINE_PER_GUEST_S * self._expected
         try:
             return await self._workers.run(function, deadline_s)
         except (libvirt.libvirtError, DeadlineMissed, NoThreadLeft) as error:
-            self._dead.append(self._connection)
-            self._connection = None
+            self._drop()
             raise HypervisorUnavailable(one_line(error)) from error
+
+    def _drop(self) -> None:
+        if self._connection is not None:
+            self._dead.append(self._connection)
+        self._connection = None
 
     async def _ask_jobs(self, told: Sequence[_Told]) -> Mapping[Key, int | None]:
         """Jobs by guest as far as they are answered in time; None for a guest that is gone."""
@@ -162,29 +163,41 @@ class Hypervisor:
             job = jobs.get(guest.key, JOB_UNKNOWN)
             if job is not None:
                 known = self._known[guest.key]
-                records.append(make_record(guest.uuid, guest.name, guest.stats, known.facts, job, known.pid))
+                records.append(make_record(guest.uuid, guest.name, guest.stats, known.facts or UNREADABLE, job, known.pid))
         return records
 
 
-def _open(uri: str, dead: list[Any]) -> Any:
-    """In a thread: connect. To let go of a connection is a call to libvirtd, too, so old ones are dropped here."""
+def _open(uri: str, dead: list[Any]) -> tuple[Any, int]:
+    """In a thread: connect and count the guests. To let go of a connection is a call to libvirtd, too, so old ones are dropped here."""
     dead.clear()
-    return libvirt.openReadOnly(uri)
+    connection = libvirt.openReadOnly(uri)
+    return connection, connection.numOfDomains()
 
 
-def _bulk(connection: Any, known: Mapping[Key, _Known], run_dir: Path) -> tuple[Sequence[_Told], dict[Key, _Known]]:
-    """In a thread: the statistics of all guests, and what is not known yet of new ones."""
-    told, kept = [], {}
+def _bulk(connection: Any, known: dict[Key, _Known], run_dir: Path) -> Sequence[_Told]:
+    """In a thread: the statistics of all guests; adds to `known` what is not known yet of them."""
+    told = []
     for guest in _stats(connection, known):
-        before = known.get(guest.key)
-        facts = before.facts if before else _facts(guest)
-        if facts is None:
-            continue
-        # The pid file may come later than the guest.
-        pid = before.pid if before and before.pid else find_qemu(guest.name, run_dir)
-        kept[guest.key] = _Known(facts, pid, guest.answers)
-        told.append(guest)
-    return told, kept
+        found = _learn(guest, known.get(guest.key), run_dir)
+        if found is not None:
+            known[guest.key] = found
+            told.append(guest)
+    return told
+
+
+def _learn(guest: _Told, before: _Known | None, run_dir: Path) -> _Known | None:
+    """None if the guest has gone in between. What couldn't be found out before is asked again."""
+    facts = before.facts if before else None
+    if facts is None:
+        try:
+            facts = parse_facts(guest.domain.XMLDesc(0))
+        except libvirt.libvirtError as error:
+            if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+                return None
+            log.debug("guest %s: its definition can't be read: %s", guest.uuid, one_line(error))
+    # The pid file may come later than the guest.
+    pid = before.pid if before and before.pid else find_qemu(guest.name, run_dir)
+    return _Known(facts, pid, guest.answers)
 
 
 def _stats(connection: Any, known: Mapping[Key, _Known]) -> Iterable[_Told]:
@@ -195,21 +208,15 @@ def _stats(connection: Any, known: Mapping[Key, _Known]) -> Iterable[_Told]:
         if not silent:
             break
         time.sleep(pause_s)
-        told |= _by_key(connection.domainListGetStats(silent, STATS, AGAIN_FLAGS))
+        again = _by_key(connection.domainListGetStats(silent, STATS, AGAIN_FLAGS))
+        # One that has ended by now is told of as another: a guest without a start.
+        told |= {key: guest for key, guest in again.items() if key in told}
     return told.values()
 
 
 def _by_key(answer: Iterable[tuple[Any, Mapping[str, object]]]) -> dict[Key, _Told]:
     guests = (_Told(domain, domain.UUIDString(), domain.name(), domain.ID(), stats) for domain, stats in answer)
     return {guest.key: guest for guest in guests}
-
-
-def _facts(guest: _Told) -> Facts | None:
-    """None if the guest has gone in between."""
-    try:
-        return parse_facts(guest.domain.XMLDesc(0))
-    except libvirt.libvirtError as error:
-        return None if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN else UNREADABLE
 
 
 def _jobs(told: Sequence[_Told], jobs: dict[Key, int | None]) -> None:
@@ -229,13 +236,3 @@ def _job(guest: _Told) -> int | None:
         # libvirt's test driver has no jobs.
         return 0 if code == libvirt.VIR_ERR_NO_SUPPORT else JOB_UNKNOWN
     return kind if isinstance(kind, int) and kind >= 0 else JOB_UNKNOWN
-
-
-def one_line(error: BaseException) -> str:
-    """An error's text for people: one line of bounded length."""
-    return " ".join(str(error).split())[:MAX_REASON_CHARACTERS] or type(error).__name__
-
-
-def silence_libvirt() -> None:
-    """Keep libvirt from printing its errors on stderr; they come as exceptions all the same."""
-    libvirt.registerErrorHandler(lambda _context, _error: None, None)

@@ -21,6 +21,8 @@ MIB = 1 << 20
 
 def failure(code: int, text: str = "libvirt\nsays no") -> Exception:
     error: Exception = libvirt.libvirtError(text)
+    # The binding would rather tell of the last real error of this thread.
+    error.args = (text,)
     error.err = (code, 0, text, 2, "", None, None, 0, 0)  # type: ignore[attr-defined] # the binding's own way to carry the code
     return error
 
@@ -126,7 +128,7 @@ def test_targets_are_set_in_kib_within_the_guests_bounds(daemon: Libvirtd) -> No
 def test_periods_are_set_live(daemon: Libvirtd) -> None:
     async def scenario(helper: Helper) -> None:
         await helper.export.methods["SetStatsPeriod"](call("SetStatsPeriod", [A, B], 5))
-        assert daemon.set == [(A, 5, libvirt.VIR_DOMAIN_AFFECT_LIVE), (B, 5, libvirt.VIR_DOMAIN_AFFECT_LIVE)]
+        assert sorted(daemon.set) == [(A, 5, libvirt.VIR_DOMAIN_AFFECT_LIVE), (B, 5, libvirt.VIR_DOMAIN_AFFECT_LIVE)]
 
     play(scenario)
 
@@ -186,6 +188,21 @@ def test_hung_guests_take_no_more_threads_than_allowed(daemon: Libvirtd, monkeyp
         assert threading.active_count() <= before + 2
 
     play(scenario)
+
+
+def test_calls_for_which_no_thread_is_left_gather_nothing(daemon: Libvirtd, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_THREADS", 1)
+    daemon.hung.add(A)
+
+    async def run() -> None:
+        guests = Guests("qemu:///system")
+        helper = Helper(guests, everyone)
+        assert (await set_memory(helper, (A, 64 * MIB)))[0][1] == "timeout"
+        for _ in range(3):
+            assert (await set_memory(helper, (B, 64 * MIB)))[0][1] == "unavailable"
+        assert guests._dead == [daemon]
+
+    asyncio.run(run())
 
 
 def test_a_libvirtd_that_is_gone_is_found_again(daemon: Libvirtd) -> None:

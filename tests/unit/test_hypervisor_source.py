@@ -14,12 +14,15 @@ import pytest
 
 from momservice.hypervisor import JOB_UNKNOWN, HypervisorUnavailable, libvirt_source
 from momservice.hypervisor.libvirt_source import Hypervisor
+from momservice.hypervisor.workers import DeadlineMissed
 
 RECORDED = json.loads((Path(__file__).parent.parent / "data/libvirt-guests.json").read_text(encoding="utf-8"))["guests"]
 
 
 def failure(code: int, text: str = "libvirt says no") -> Exception:
     error: Exception = libvirt.libvirtError(text)
+    # The binding would rather tell of the last real error of this thread.
+    error.args = (text,)
     error.err = (code, 0, text, 2, "", None, None, 0, 0)  # type: ignore[attr-defined] # the binding's own way to carry the code
     return error
 
@@ -33,6 +36,7 @@ class Domain:
     job: Any = 0
     asked: list[str] = field(default_factory=list)
     hang: threading.Event | None = None
+    slow: Callable[[], None] = lambda: None
 
     def name(self) -> str:
         return str(self.guest["name"])
@@ -55,6 +59,7 @@ class Domain:
 
     def _call(self, name: str) -> None:
         self.asked.append(name)
+        self.slow()
         if name in self.fails:
             raise self.fails[name]
 
@@ -68,6 +73,7 @@ class Libvirtd:
     open_error: Exception | None = None
     bulk_errors: list[Exception] = field(default_factory=list)
     hang: threading.Event | None = None
+    slow: Callable[[], None] = lambda: None
     # Statistics by guest when asked again, and who was.
     later: dict[str, dict[str, Any]] = field(default_factory=dict)
     asked_again: list[list[str]] = field(default_factory=list)
@@ -80,10 +86,14 @@ class Libvirtd:
             raise self.open_error
         return self
 
+    def numOfDomains(self) -> int:  # noqa: N802 - libvirt's spelling
+        return len(self.domains)
+
     def getAllDomainStats(self, _stats: int, _flags: int) -> list[tuple[Domain, dict[str, Any]]]:  # noqa: N802 - libvirt's spelling
         if self.hang:
             hang, self.hang = self.hang, None
             hang.wait(30)
+        self.slow()
         if self.bulk_errors:
             raise self.bulk_errors.pop()
         return [(domain, domain.guest["stats"]) for domain in self.domains]
@@ -105,6 +115,36 @@ def daemon(monkeypatch: pytest.MonkeyPatch) -> Iterator[Libvirtd]:
     daemon.gate.set()
 
 
+class SlowWorkers:
+    """Stands for the threads, on a clock of its own: a call that takes too long ends there and then."""
+
+    def __init__(self) -> None:
+        self.deadlines_s: list[float] = []
+        self._left_s = 0.0
+
+    async def run(self, function: Callable[[], Any], deadline_s: float) -> Any:
+        self.deadlines_s.append(deadline_s)
+        self._left_s = deadline_s
+        return function()
+
+    def take(self, seconds: float) -> None:
+        """What a call does that takes so long."""
+        self._left_s -= seconds
+        if self._left_s < 0:
+            raise DeadlineMissed("no answer")
+
+
+@pytest.fixture
+def crowd(daemon: Libvirtd, monkeypatch: pytest.MonkeyPatch) -> SlowWorkers:
+    """A host with 1500 guests, 2.7 ms each in the bulk call."""
+    monkeypatch.setattr(libvirt_source, "DEADLINE_S", 3.0)
+    well, clock = named(daemon, "well").guest, SlowWorkers()
+    daemon.domains = [Domain({**well, "uuid": f"{number:036}", "id": number + 1}) for number in range(1500)]
+    daemon.slow = lambda: clock.take(0.0027 * len(daemon.domains))
+    monkeypatch.setattr(libvirt_source, "Workers", lambda _limit, _name: clock)
+    return clock
+
+
 def play(scenario: Callable[[Hypervisor], Coroutine[Any, Any, None]], tmp_path: Path) -> None:
     async def run() -> None:
         await scenario(Hypervisor("", tmp_path))
@@ -123,7 +163,7 @@ def test_guests_come_by_name_and_jobs_are_not_asked_of_a_guest_that_does_not_ans
         records = await hypervisor.guests()
         assert [record.name for record in records] == ["hung", "no-balloon", "no-driver", "paused", "well"]
         assert {record.name: record.job for record in records if record.job} == {"hung": JOB_UNKNOWN}
-        assert (hypervisor.connected, hypervisor.reason) == (True, "")
+        assert hypervisor.connected
         assert "jobStats" not in named(daemon, "hung").asked
 
     play(scenario, tmp_path)
@@ -153,11 +193,16 @@ def test_a_guest_that_ends_in_between_is_left_out(daemon: Libvirtd, tmp_path: Pa
     play(scenario, tmp_path)
 
 
-def test_a_guest_whose_definition_is_refused_is_listed_and_not_ballooned(daemon: Libvirtd, tmp_path: Path) -> None:
-    named(daemon, "well").fails["XMLDesc"] = failure(libvirt.VIR_ERR_INTERNAL_ERROR)
+def test_a_guest_whose_definition_is_refused_is_not_ballooned_until_it_can_be_read(daemon: Libvirtd, tmp_path: Path) -> None:
+    well = named(daemon, "well")
+    well.fails["XMLDesc"] = failure(libvirt.VIR_ERR_INTERNAL_ERROR)
 
     async def scenario(hypervisor: Hypervisor) -> None:
-        assert not (await hypervisor.guests())[-1].facts.balloon
+        refused = (await hypervisor.guests())[-1].facts
+        assert (refused.balloon, refused.unmergeable) == (False, "its definition can't be read")
+        well.fails.clear()
+        read = (await hypervisor.guests())[-1].facts
+        assert (read.balloon, read.unmergeable) == (True, "")
 
     play(scenario, tmp_path)
 
@@ -196,6 +241,44 @@ def test_a_guest_that_stays_silent_is_asked_again_only_in_the_first_pass(daemon:
         in_first = len(daemon.asked_again)
         await hypervisor.guests()
         assert len(daemon.asked_again) == in_first > 1
+
+    play(scenario, tmp_path)
+
+
+def test_a_guest_that_ends_before_it_is_asked_again_is_told_of_once(daemon: Libvirtd, tmp_path: Path) -> None:
+    hung = named(daemon, "hung")
+    gone = Domain({**hung.guest, "id": -1, "stats": {"state.state": 5}})
+
+    async def scenario(hypervisor: Hypervisor) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(daemon, "domainListGetStats", lambda *_: [(gone, gone.guest["stats"])])
+            assert [record.name for record in await hypervisor.guests()].count("hung") == 1
+
+    play(scenario, tmp_path)
+
+
+def test_a_crowd_of_guests_is_given_its_time(crowd: SlowWorkers, daemon: Libvirtd, tmp_path: Path) -> None:
+    async def scenario(hypervisor: Hypervisor) -> None:
+        assert len(await hypervisor.guests()) == 1500
+        assert daemon.opened == 1
+        # A host with few guests again: one that hangs is noticed soon.
+        del daemon.domains[5:]
+        await hypervisor.guests()
+        await hypervisor.guests()
+        assert 3 < crowd.deadlines_s[-1] < 3.1
+
+    play(scenario, tmp_path)
+
+
+def test_definitions_that_were_read_before_a_missed_deadline_are_kept(crowd: SlowWorkers, daemon: Libvirtd, tmp_path: Path) -> None:
+    for domain in daemon.domains:
+        domain.slow = lambda: crowd.take(0.015)
+
+    async def scenario(hypervisor: Hypervisor) -> None:
+        assert len(await hypervisor.guests()) == 1500
+        assert daemon.opened == 2
+        # Once each, but for the one that the deadline fell into.
+        assert sum(domain.asked.count("XMLDesc") for domain in daemon.domains) == 1501
 
     play(scenario, tmp_path)
 
@@ -255,8 +338,12 @@ def test_all_threads_hung_makes_the_hypervisor_unavailable(daemon: Libvirtd, tmp
     daemon.hang = daemon.gate
 
     async def scenario(hypervisor: Hypervisor) -> None:
-        with pytest.raises(HypervisorUnavailable, match="all 1 threads wait"):
-            await hypervisor.guests()
+        for _ in range(3):
+            with pytest.raises(HypervisorUnavailable, match="all 1 threads wait"):
+                await hypervisor.guests()
+            monkeypatch.setattr(hypervisor, "_retry_s", 0)
+        # Only a thread could let go of them: nothing but the one that hangs may gather here.
+        assert hypervisor._dead == [daemon]
 
     play(scenario, tmp_path)
 
