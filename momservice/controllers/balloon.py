@@ -81,8 +81,7 @@ class Balloon:
 
     async def apply(self, wanted: Sequence[Wanted], world: World) -> list[Outcome]:
         """Send what is safe. Raises HelperUnavailable if nothing of it could be sent."""
-        for record in world.guests.values():
-            self._watch.observe(record, world.monotonic_s)
+        self._watch.observe(world.guests, world.monotonic_s)
         outcomes: list[Outcome] = []
         plans: list[_Plan] = []
         for control in wanted:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -89,8 +90,15 @@ class BalloonWatch:
             target.from_kib, target.since_s = before.from_kib, before.since_s
         self._targets[uuid] = target
 
-    def observe(self, record: GuestRecord, now_s: float) -> None:
-        """Look at a guest's balloon. Held guests don't move and aren't blamed for it."""
+    def observe(self, guests: Mapping[str, GuestRecord], now_s: float) -> None:
+        """Look at the balloons of all guests there are."""
+        # One that ended while its target was under way was forgotten before `sent`.
+        self._targets = {uuid: target for uuid, target in self._targets.items() if uuid in guests}
+        for record in guests.values():
+            self._look(record, now_s)
+
+    def _look(self, record: GuestRecord, now_s: float) -> None:
+        """Held guests don't move and aren't blamed for it."""
         target, current_kib = self._targets.get(record.uuid), record.balloon.get("current")
         if target is None:
             return

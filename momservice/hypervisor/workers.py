@@ -86,11 +86,6 @@ class Workers:
         self._made = 0
         self._idle: list[_Thread] = []
 
-    @property
-    def busy(self) -> int:
-        """How many threads have a call that hasn't returned, abandoned ones included."""
-        return self._made - len(self._idle)
-
     async def run(self, function: Callable[[], T], deadline_s: float, returned: Callable[[], None] = lambda: None) -> T:
         """The result of `function`, or what it raised. Raises DeadlineMissed or NoThreadLeft.
 

@@ -329,6 +329,18 @@ def test_time_in_which_the_guest_is_held_does_not_count() -> None:
     assert play.balloon.works(A) is None
 
 
+def test_a_guest_that_ends_while_the_helper_is_asked_is_forgotten() -> None:
+    class Ender(Helper):
+        async def set_memory(self, targets_bytes: Mapping[str, int]) -> Mapping[str, Result]:
+            balloon.forget(A)
+            return await super().set_memory(targets_bytes)
+
+    balloon = Balloon(Ender())
+    apply(balloon, [want(98304)], world(guest()))
+    apply(balloon, [], world())
+    assert apply(balloon, [want(98304)], world(guest()))[0].status == "applied"
+
+
 def test_a_guest_that_is_gone_is_forgotten() -> None:
     play = Stubborn()
     play.break_it()
