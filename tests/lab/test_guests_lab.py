@@ -326,6 +326,29 @@ def test_the_helper_stops_although_libvirtd_hangs(host: Host, probe: Probe) -> N
     assert "Traceback" not in host.log("momhelper-guests")
 
 
+@pytest.mark.parametrize("hung", [False, True])
+def test_a_qemu_that_is_killed_is_gone_and_its_next_start_is_another(host: Host, probe: Probe, hung: bool) -> None:
+    pid = probe.guests()["vm5"]["pid"]
+    if hung:
+        host.check(["kill", "-STOP", str(pid)])
+        assert probe.guests()["vm5"]["held"] is True
+    host.check(["kill", "-KILL", str(pid)])
+    host.wait_for(lambda: "vm5" not in probe.guests(), "the guest to be gone", 10)
+    assert probe.guests()["vm1"]["held"] is False
+    assert probe.apply({SILENT: LOW_KIB, OTHER: LOW_KIB})["vm2"][0] == "applied"
+    host.check(["virsh", "--quiet", "create", str(host.state / "vm5.xml")], timeout=120)
+    again = probe.guests()["vm5"]
+    assert (again["uuid"], again["balloon_cur"]) == (SILENT.uuid, FULL_KIB)
+    assert again["pid"] not in (None, pid)
+
+
+def test_the_maximum_of_a_running_guest_stays(host: Host, probe: Probe) -> None:
+    """What balloons may grow to can't be lowered under us."""
+    refused = host.run(["virsh", "setmaxmem", "vm1", f"{LOW_KIB}KiB", "--live"])
+    assert "cannot resize the maximum memory on an active domain" in refused.stderr
+    assert probe.guests()["vm1"]["balloon_max"] == FULL_KIB
+
+
 def test_a_guest_that_ends_is_gone_from_the_next_answer(host: Host, probe: Probe) -> None:
     host.check(["virsh", "destroy", "vm5"])
     assert list(probe.guests()) == ["vm1", "vm2", "vm3", "vm4"]
