@@ -44,8 +44,7 @@ class Gate:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._owner: str | None = None
-        # The unique name whose uid has been checked. The bus never uses a unique name twice.
-        self._verified: str | None = None
+        self._verified: str | None = None  # The unique name whose uid has been checked. The bus never uses one twice.
         self._bucket = TokenBucket(burst=20, per_s=1)
 
     async def open(self) -> None:

@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from momhelper.gate import Gate, TokenBucket
@@ -50,20 +51,23 @@ class Knobs:
     def _load(self) -> dict[str, int]:
         """What an earlier process found and didn't put back. Root will write it: a file with anything strange in it is set aside."""
         try:
-            document = json.loads(self._file.read_bytes()[:65536])
+            with os.fdopen(os.open(self._file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
+                document = json.loads(file.read(min(os.fstat(file.fileno()).st_size, 65536)))  # Only a regular file has a size.
             saved = {name: int(value) for name, value in document["knobs"].items() if TABLE[name][0] <= value <= TABLE[name][1]}
             if saved != document["knobs"]:
                 raise ValueError("a value is out of range")
             return saved if document["boot"] == self._boot else {}
         except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             log.error("%s is damaged and set aside, KSM stays as it is: %r", self._file, error)
-            self._file.replace(self._file.with_suffix(".damaged"))
+            with suppress(OSError):
+                self._file.replace(self._file.with_suffix(".damaged"))
             return {}
 
     def _store(self, saved: dict[str, int]) -> None:
         """Make the file say this. It need not outlive the machine, only us: a boot resets the knobs, so a file from before it is void."""
         self._file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         new = self._file.with_suffix(".new")
+        new.unlink(missing_ok=True)
         new.write_text(json.dumps({"boot": self._boot, "knobs": saved}), encoding="ascii")
         new.replace(self._file)
         self.saved = saved
@@ -89,8 +93,7 @@ class Knobs:
     def _put(self, values: dict[str, int], found: dict[str, int]) -> tuple[str, str] | None:
         """Save what was found, then write what differs, advisor first and `run` last, up to the first refusal: that knob and the reason."""
         for name, value in sorted(values.items(), key=lambda item: {"advisor_mode": 0, "run": 2}.get(item[0], 1)):
-            # While the advisor is on, pages_to_scan is its own affair: EINVAL.
-            if self.figure(name) == value or (name == "pages_to_scan" and values.get("advisor_mode")):
+            if self.figure(name) == value or (name == "pages_to_scan" and values.get("advisor_mode")):  # The advisor's own then: EINVAL.
                 continue
             try:
                 if found.keys() - self.saved.keys():
@@ -166,8 +169,7 @@ class Helper:
         self._lease, self._idle = 0.0, time.monotonic() + idle_s  # When they end.
 
     async def _answer(self, call: Call) -> list[object]:
-        now = time.monotonic()
-        self._idle = now + self._idle_s
+        self._idle = (now := time.monotonic()) + self._idle_s
         match call.member:
             case "Apply":
                 self._lease = now + self._lease_s
@@ -187,8 +189,7 @@ class Helper:
         """Serve until a signal or idleness ends it (0) or the bus is lost (1)."""
         connection = await Connection.open()
         gate, stop, lost, seen = Gate(connection), asyncio.Event(), asyncio.ensure_future(connection.lost()), time.monotonic()
-        methods = dict.fromkeys(("Apply", "Read", "Renew", "Restore"), self._answer)
-        interface = load_interfaces(NAME + ".xml")[NAME]
+        interface, methods = load_interfaces(NAME + ".xml")[NAME], dict.fromkeys(("Apply", "Read", "Renew", "Restore"), self._answer)
         connection.serve(OBJECT, Export(interface, methods, gate.check, lambda: {"Knobs": list(self._knobs.read())}))
         await gate.open()
         await connection.own(NAME)

@@ -7,8 +7,9 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
@@ -33,6 +34,7 @@ FOUND = {
     "advisor_max_pages_to_scan": 30000,
 }
 MODES = ("[none] scan-time\n", "none [scan-time]\n")
+T = TypeVar("T")
 
 
 class Kernel(Knobs):
@@ -106,6 +108,16 @@ def kernel(root: Path) -> Iterator[Kernel]:
 
 def memory(root: Path, available_kib: int) -> None:
     (root / "proc/meminfo").write_text(f"MemTotal: 2000000 kB\nMemFree: 1 kB\nMemAvailable: {available_kib} kB\nHugePages_Total: 0\n")
+
+
+def within_seconds(work: Callable[[], T]) -> T:
+    """What the work gives; fails rather than hangs."""
+    results: list[T] = []
+    thread = threading.Thread(target=lambda: results.append(work()), daemon=True)
+    thread.start()
+    thread.join(20)
+    assert results
+    return results[0]
 
 
 def refusal(kernel: Kernel, **wanted: int) -> CallError:
@@ -335,6 +347,52 @@ def test_a_damaged_file_is_set_aside_and_reported(root: Path, text: str, caplog:
     assert "damaged and set aside" in caplog.text
     assert not saved.exists()
     assert saved.with_suffix(".damaged").exists()
+
+
+def fifo(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def held_fifo(path: Path) -> None:
+    """One that a writer has put valid content into."""
+    os.mkfifo(path)
+    os.write(os.open(path, os.O_RDWR), json.dumps({"boot": BOOT, "knobs": {"run": 1}}).encode())
+
+
+def endless(path: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+def link(path: Path) -> None:
+    path.with_name("elsewhere").write_text(json.dumps({"boot": BOOT, "knobs": {"run": 1}}))
+    path.symlink_to("elsewhere")
+
+
+@pytest.mark.parametrize("make", [fifo, held_fifo, endless, link, Path.mkdir])
+def test_only_a_regular_file_is_read(root: Path, make: Callable[[Path], None], caplog: pytest.LogCaptureFixture) -> None:
+    (root / "state").mkdir()
+    make(root / "state/saved.json")
+    kernel = within_seconds(lambda: Kernel(root))
+    assert kernel.saved == {}
+    assert "damaged and set aside" in caplog.text
+    kernel.apply({"run": 1})
+    assert json.loads((root / "state/saved.json").read_text())["knobs"] == FOUND
+
+
+@pytest.mark.parametrize("make", [fifo, Path.mkdir])
+def test_a_damaged_file_that_cannot_be_set_aside_is_left(root: Path, make: Callable[[Path], None]) -> None:
+    (root / "state/saved.damaged/full").mkdir(parents=True)
+    make(root / "state/saved.json")
+    kernel = within_seconds(lambda: Kernel(root))
+    assert kernel.restore()
+    assert kernel.written == []
+
+
+def test_the_new_file_is_never_written_into_something_old(kernel: Kernel) -> None:
+    kernel.state.mkdir()
+    fifo(kernel.state / "saved.new")
+    within_seconds(lambda: kernel.apply({"run": 1}))
+    assert json.loads((kernel.state / "saved.json").read_text())["knobs"] == FOUND
 
 
 def test_unmerging_is_answered_at_once_and_holds_nobody_up(kernel: Kernel) -> None:
