@@ -23,6 +23,7 @@ from momservice.controllers import Controller, HelperUnavailable, World
 from momservice.fields import Schema
 from momservice.history import History
 from momservice.hypervisor import GuestRecord, HypervisorUnavailable
+from momservice.hypervisor.guests_state import STALE_INTERVALS
 from momservice.policy import Decisions, evaluate
 from momservice.reasons import Reasons
 from momservice.snapshot import EMPTY, Sample, Snapshot, Value
@@ -31,8 +32,6 @@ from momservice.text import shown
 
 log = logging.getLogger(__name__)
 
-# Guest figures older than so many intervals are no figures.
-STALE_INTERVALS = 3
 # The watchdog is fed at least so often, whatever the intervals.
 MAX_TICK_S = 5
 # A round that has not ended for so many of its intervals, and so many seconds, is stuck.
