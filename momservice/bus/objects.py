@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What a process serves on the bus: objects, their interfaces as the introspection XML declares them, and who implements a member.
+
+Part of the code that runs as root. Nothing here talks to the bus.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+from xml.etree import ElementTree
+
+from dbus_next import Variant
+from dbus_next import introspection as intr
+
+INTERFACES = Path(__file__).with_name("interfaces")
+ERROR = "org.freedesktop.DBus.Error."
+MAX_ERROR_CHARACTERS = 1000
+
+DOCTYPE = (
+    '<!DOCTYPE node PUBLIC "-//freedesktop//DTD D-BUS Object Introspection 1.0//EN"\n'
+    '"http://www.freedesktop.org/standards/dbus/1.0/introspect.dtd">\n'
+)
+# What every object answers besides its own interfaces: member -> (signature in, signature out).
+STANDARD: Mapping[str, Mapping[str, tuple[str, str]]] = {
+    "org.freedesktop.DBus.Introspectable": {"Introspect": ("", "s")},
+    "org.freedesktop.DBus.Peer": {"Ping": ("", ""), "GetMachineId": ("", "s")},
+    "org.freedesktop.DBus.Properties": {"Get": ("ss", "v"), "GetAll": ("s", "a{sv}"), "Set": ("ssv", "")},
+}
+
+
+def clean(text: str) -> str:
+    """The text as D-Bus can carry it: without NUL and lone surrogates, for which the bus would throw the sender out."""
+    return text.encode("utf-8", "replace").decode("utf-8").replace("\0", "\N{REPLACEMENT CHARACTER}")
+
+
+class CallError(Exception):
+    """An error reply, sent or received: a D-Bus error name and one line of text."""
+
+    def __init__(self, name: str, text: str) -> None:
+        super().__init__(text)
+        self.name = name
+        self.text = " ".join(clean(text).split())[:MAX_ERROR_CHARACTERS]
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One incoming method call. `interactive`: the caller allows polkit to ask for a password."""
+
+    sender: str
+    path: str
+    interface: str
+    member: str
+    args: Sequence[Any]
+    interactive: bool
+
+
+Guard = Callable[[Call], Awaitable[None]]
+Method = Callable[[Call], Awaitable[Sequence[Any]]]
+
+
+async def everyone(_call: Call) -> None:
+    """The guard of an object that is free to all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Interface:
+    """One interface of the project's XML. `element` is it as it stands there, with its annotations, which dbus-next's own form lacks."""
+
+    name: str
+    methods: Sequence[intr.Method]
+    properties: Sequence[intr.Property]
+    element: ElementTree.Element
+
+
+@dataclass(frozen=True, slots=True)
+class Export:
+    """One interface of one object.
+
+    `methods`: member -> coroutine function from the Call to the sequence of out-arguments. `guard` runs first and raises CallError to
+    refuse. `properties` gives all values, plain, by name. Members that the XML lacks or that lack here are a programming error.
+    """
+
+    interface: Interface
+    methods: Mapping[str, Method]
+    guard: Guard
+    properties: Callable[[], Mapping[str, Any]] = dict
+    signatures: dict[str, tuple[str, str]] = field(init=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for method in self.interface.methods:
+            self.signatures[method.name] = (method.in_signature, method.out_signature)
+        if stray := self.signatures.keys() ^ self.methods.keys():
+            raise TypeError(f"{self.interface.name}: implemented members differ from the XML: {sorted(stray)}")
+
+    def variants(self) -> dict[str, Variant]:
+        """All properties as variants of the declared signatures."""
+        values = self.properties()
+        return {p.name: Variant(p.signature, values[p.name]) for p in self.interface.properties}
+
+
+def load_interfaces(file_name: str) -> dict[str, Interface]:
+    """The interfaces of one XML file of the project (a constant name, e.g. "org.ovirt.Mom1.xml"), by interface name."""
+    root = ElementTree.parse(INTERFACES / file_name).getroot()  # noqa: S314  # installed with the program
+    found = {}
+    for element in root.iter("interface"):
+        parsed = intr.Interface.from_xml(element)
+        found[parsed.name] = Interface(parsed.name, parsed.methods, parsed.properties, element)
+    return found
+
+
+class Target(NamedTuple):
+    """What a call is for: a member of one of the object's own interfaces or, without `export`, a standard one."""
+
+    path: str
+    interface: str
+    member: str
+    signature: str
+    out_signature: str
+    export: Export | None
+
+
+class Objects:
+    """All objects of a process, by path."""
+
+    def __init__(self) -> None:
+        self._exports: dict[str, dict[str, Export]] = {}
+
+    def serve(self, path: str, exports: Sequence[Export]) -> None:
+        """Add an object, or put it in the place of the one at this path."""
+        self._exports[path] = {export.interface.name: export for export in exports}
+
+    def find(self, path: str, interface: str, member: str) -> Target:
+        """What a call is for; it may leave the interface out (""). Raises CallError (UnknownObject, UnknownInterface, UnknownMethod)."""
+        exports = self._exports.get(path)
+        if exports is None and not self._children(path):
+            raise CallError(ERROR + "UnknownObject", f"no object at {path}")
+        own = {name: export.signatures for name, export in (exports or {}).items()}
+        tables: dict[str, Mapping[str, tuple[str, str]]] = {**own, **STANDARD}
+        if interface and interface not in tables:
+            raise CallError(ERROR + "UnknownInterface", f"no interface {interface} at {path}")
+        for name in [interface] if interface else tables:
+            if member in tables[name]:
+                return Target(path, name, member, *tables[name][member], (exports or {}).get(name))
+        raise CallError(ERROR + "UnknownMethod", f"no method {member} in {interface or path}")
+
+    def standard(self, target: Target, args: Sequence[Any]) -> Sequence[Any]:
+        """The answer to a call of a standard member that can be given without the bus. Raises CallError."""
+        match target.member:
+            case "Introspect":
+                return [self._introspect(target.path)]
+            case "Get":
+                return [self._property(target.path, *args)]
+            case "GetAll":
+                return [self._export(target.path, args[0]).variants() if args[0] not in STANDARD else {}]
+            case "Set":
+                self._property(target.path, *args[:2])
+                raise CallError(ERROR + "PropertyReadOnly", f"property {args[1]} is read-only")
+            case _:
+                return []
+
+    def _children(self, path: str) -> list[str]:
+        prefix = path.rstrip("/") + "/"
+        return sorted({known[len(prefix) :].split("/")[0] for known in self._exports if known.startswith(prefix) and known != prefix})
+
+    def _export(self, path: str, interface: str) -> Export:
+        try:
+            return self._exports[path][interface]
+        except KeyError:
+            raise CallError(ERROR + "UnknownInterface", f"no interface {interface} here") from None
+
+    def _property(self, path: str, interface: str, name: str) -> Variant:
+        values = self._export(path, interface).variants()
+        if name not in values:
+            raise CallError(ERROR + "UnknownProperty", f"{interface} has no property {name}")
+        return values[name]
+
+    def _introspect(self, path: str) -> str:
+        node = ElementTree.Element("node")
+        node.extend(interface.to_xml() for interface in intr.Node.default().interfaces if interface.name in STANDARD)
+        node.extend(export.interface.element for export in self._exports.get(path, {}).values())
+        node.extend(ElementTree.Element("node", name=child) for child in self._children(path))
+        return DOCTYPE + ElementTree.tostring(node, "unicode")
