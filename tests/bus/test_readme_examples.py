@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The README's examples for administrators and programs, run as they stand."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lab.host import Host
+
+README = (Path(__file__).parent.parent.parent / "README.md").read_text()
+BLOCKS = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
+EXAMPLES = [line for block in BLOCKS for line in block.splitlines() if re.match("momctl params|momctl policy|busctl|gdbus", line)]
+
+
+@pytest.fixture(scope="module")
+def host() -> Iterator[Host]:
+    with Host(guests=0, libvirt=False, ksm=False) as running:
+        (running.state / "my.policy").write_text("(defvar mine 1)\n")
+        yield running
+
+
+def test_there_are_examples_of_each_kind() -> None:
+    assert {line.split()[0] for line in EXAMPLES} == {"momctl", "busctl", "gdbus"}
+
+
+@pytest.mark.parametrize("line", EXAMPLES)
+def test_an_example_works(host: Host, line: str) -> None:
+    done = host.run(["sh", "-c", line], cwd=str(host.state))
+    assert done.returncode == 0, done.stdout + done.stderr
