@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from momservice import __main__ as service
 from momservice import __version__, config, parts
-from momservice.cli import __main__ as momctl
+from momservice.cli import command as momctl
 from momservice.collectors import planned, registry
 from momservice.fields import Field
 

@@ -133,7 +133,7 @@ def reset_policies(_options: argparse.Namespace) -> int:
 def _schema(file: Path | None) -> Schema:
     """The names that policies may use under a configuration."""
     # Only checks and tests need to know of every collector and controller.
-    from momservice.parts import schema  # noqa: PLC0415 - and those who ask a service shouldn't wait for libvirt's bindings
+    from momservice.parts import schema  # noqa: PLC0415 - those who ask a service should not wait for it
 
     default = config.DEFAULT_FILE if config.DEFAULT_FILE.exists() else None
     try:

@@ -5,27 +5,25 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from momservice.bus.names import UUID
 from momservice.cli.output import DASH, Problem, local_time, mib, pages_mib, say, say_fields, say_json, say_pairs, say_table
 from momservice.cli.service import connected
 from momservice.client import BlockingClient, ServiceStatus
-from momservice.fields import EntityKind, Field
+from momservice.fields import EntityKind
 from momservice.snapshot import Sample
+
+if TYPE_CHECKING:
+    # At run time it would bring along all that a service needs.
+    from momservice.parts import HasFields
 
 # libvirt's names of its domain states.
 STATES = ("no state", "running", "blocked", "paused", "shutting down", "shut off", "crashed", "suspended")
 GUEST_HEADER = ("GUEST", "BALLOON", "MIN", "MAX", "TOTAL", "FREE", "RSS", "STATE")
 GUEST_FIELDS = ("balloon_cur", "balloon_min", "balloon_max", "mem_available", "mem_free")
-
-
-class HasFields(Protocol):
-    """A collector, as far as its table of fields goes."""
-
-    FIELDS: Sequence[Field]
 
 
 def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser], json_option: argparse.ArgumentParser) -> None:

@@ -4,8 +4,13 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -180,6 +185,51 @@ def test_output_that_the_terminal_cannot_show_is_no_error(tmp_path: Path) -> Non
     (tmp_path / "a.policy").write_text("(+ 1 ünknown)", encoding="utf-8")
     done = momctl("policy", "check", tmp_path / "a.policy", PYTHONUTF8="0", PYTHONIOENCODING="ascii")
     assert (done.returncode, done.stderr) == (1, "")
+
+
+@pytest.mark.parametrize("arguments", [["policy", "check", "--json"], ["--json", "policy", "check"]], ids=" ".join)
+def test_json_may_be_asked_for_before_and_after_the_verb(tmp_path: Path, arguments: list[str]) -> None:
+    (tmp_path / "a.policy").write_text("1", encoding="utf-8")
+    done = momctl(*arguments, tmp_path / "a.policy")
+    assert (done.returncode, json.loads(done.stdout), done.stderr) == (0, {"diagnostics": []}, "")
+
+
+def interrupted(verb: str, folder: Path, held: Callable[[], bool]) -> tuple[int, bytes, bytes]:
+    """How momctl ends that gets SIGINT when it is held."""
+    command = [sys.executable, "-m", "momservice.cli", *verb.split()]
+    environment = NO_BUS | {"PYTHONPATH": f"{folder}:{ROOT}"}
+    with subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        while not held() and process.poll() is None:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        said = process.communicate(timeout=50)
+    return process.returncode, *said
+
+
+def test_an_interrupt_while_it_imports_ends_it_without_a_word(tmp_path: Path) -> None:
+    (tmp_path / "dbus_next.py").write_text("import pathlib, time; pathlib.Path('held').touch(); time.sleep(60)", encoding="utf-8")
+    assert interrupted("status", tmp_path, (tmp_path / "held").exists) == (-signal.SIGINT, b"", b"")
+
+
+def test_an_interrupt_while_it_waits_ends_it_without_a_word(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.policy")
+    writers: list[int] = []
+
+    def reads() -> bool:
+        with suppress(OSError):
+            writers.append(os.open(tmp_path / "a.policy", os.O_WRONLY | os.O_NONBLOCK))
+        return bool(writers)
+
+    assert interrupted("policy check a.policy", tmp_path, reads) == (-signal.SIGINT, b"", b"")
+    os.close(writers[0])
+
+
+def test_an_interrupt_that_is_ignored_stays_ignored(tmp_path: Path) -> None:
+    code = "import os, pathlib, signal; os.kill(os.getpid(), signal.SIGINT); raise ImportError('still here')"
+    (tmp_path / "dbus_next.py").write_text(code, encoding="utf-8")
+    command = ["sh", "-c", "trap '' INT; exec \"$0\" -m momservice.cli status", sys.executable]
+    done = subprocess.run(command, cwd=ROOT, env=NO_BUS | {"PYTHONPATH": f"{tmp_path}"}, capture_output=True, text=True, check=False)
+    assert "still here" in done.stderr
 
 
 def test_a_reader_that_goes_away_is_no_error() -> None:
