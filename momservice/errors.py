@@ -47,34 +47,10 @@ class UnknownGuest(MomError):
     error_name = PREFIX + "UnknownGuest"
 
 
-class OutOfRange(MomError):
-    """A number is outside the range that its argument allows."""
-
-    error_name = PREFIX + "OutOfRange"
-
-
-class HelperUnavailable(MomError):
-    """A helper doesn't answer."""
-
-    error_name = PREFIX + "HelperUnavailable"
-
-
-class HypervisorUnavailable(MomError):
-    """libvirt doesn't answer."""
-
-    error_name = PREFIX + "HypervisorUnavailable"
-
-
 class Busy(MomError):
     """Something of the kind is under way already."""
 
     error_name = PREFIX + "Busy"
-
-
-class Paused(MomError):
-    """Not while the service is paused."""
-
-    error_name = PREFIX + "Paused"
 
 
 class InvalidArgs(MomError):
