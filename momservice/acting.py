@@ -73,7 +73,7 @@ class Actor:
             return
         except Exception as error:
             log.debug("controller %s", part.NAME, exc_info=True)
-            self._reasons.set(f"controller {part.NAME}", f"controller {part.NAME} failed: {type(error).__name__}: {shown(str(error))}")
+            self._reasons.set(f"controller {part.NAME}", f"controller {part.NAME} failed: {type(error).__name__}: {error}")
             return
         self._reasons.set(f"controller {part.NAME}", "")
         if any(outcome.status in SENT for outcome in outcomes):
@@ -97,10 +97,10 @@ class Actor:
                 shown(str(outcome.wanted)),
                 places.get(key, "?"),
                 outcome.status,
-                f": {outcome.reason}" if outcome.reason else "",
+                f": {shown(outcome.reason)}" if outcome.reason else "",
             )
             if outcome.status in ("failed", "refused"):
-                self._reasons.last_error = f"{outcome.control} of {outcome.entity}: {outcome.reason}"
+                self._reasons.last_error = f"{outcome.control} of {outcome.entity}: {shown(outcome.reason)}"
         self._news[part] = now
 
     # Helpers

@@ -243,7 +243,7 @@ class Engine:
                 sample |= collect()
             except Exception as error:
                 log.debug("collector %s", name, exc_info=True)
-                problems.setdefault(name, f"collector {name} failed: {type(error).__name__}: {shown(str(error))}")
+                problems.setdefault(name, f"collector {name} failed: {type(error).__name__}: {error}")
         return sample
 
     def _blame(self, kind: str, names: Sequence[str], problems: Mapping[str, str]) -> None:

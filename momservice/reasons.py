@@ -6,7 +6,11 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, field
 
+from momservice.text import shown
+
 log = logging.getLogger(__name__)
+
+MAX_CHARACTERS = 500
 
 
 @dataclass(slots=True)
@@ -20,7 +24,8 @@ class Reasons:
     last_error: str = ""
 
     def set(self, part: str, reason: str) -> None:
-        """Set the reason of a part; "" when it is well."""
+        """Set the reason of a part; "" when it is well. It may quote libvirt, a helper or a guest."""
+        reason = shown(reason, MAX_CHARACTERS)
         if reason:
             self.last_error = reason
         if reason == self.lines.get(part, ""):

@@ -201,3 +201,12 @@ def test_a_balloon_that_does_not_work_is_not_shrunk_but_may_grow() -> None:
     assert target(OURS, host(16, 0.1), guest(4, 4, 3, balloon_works=False)) is None
     assert target(OURS, host(16, 0.1), guest(4, 4, 3, balloon_works=True)) is not None
     assert target(OURS, host(16, 0.5), guest(4, 3, 2, balloon_works=False)) is not None
+
+
+@pytest.mark.parametrize("texts", [OLD, OURS])
+def test_the_longest_history_that_can_be_configured_breaks_no_limit(texts: Mapping[str, str]) -> None:
+    of_host, of_guest = host(16, 0.1), guest(4, 4, 2)
+    world = Snapshot(Entity("host", [of_host] * 1000), [Entity("g", [of_guest] * 1000)])
+    decisions = evaluate(loaded(texts), world)
+    assert not decisions.degraded, decisions.failures
+    assert controls(decisions, "g") != {}

@@ -44,8 +44,8 @@ def test_every_module_that_is_listed_exists(folder: str) -> None:
 
 def test_an_installation_has_everything_at_its_place(tmp_path: Path) -> None:
     build, root = tmp_path / "build", tmp_path / "root"
-    setup = ["meson", "setup", "--prefix=/usr", "--sysconfdir=/etc", build, ROOT]
-    for command in (setup, ["meson", "install", "-C", build, "--destdir", root]):
+    setup = ["meson", "setup", "--prefix=/usr", "--sysconfdir=/etc", str(build), str(ROOT)]
+    for command in (setup, ["meson", "install", "-C", str(build), "--destdir", str(root)]):
         done = subprocess.run(command, capture_output=True, text=True, check=False, env={"PATH": "/usr/bin:/bin"})
         assert done.returncode == 0, done.stdout + done.stderr
     installed = {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()}
