@@ -64,10 +64,6 @@ Guard = Callable[[Call], Awaitable[None]]
 Method = Callable[[Call], Awaitable[Sequence[Any]]]
 
 
-async def everyone(_call: Call) -> None:
-    """The guard of an object that is free to all."""
-
-
 @dataclass(frozen=True, slots=True)
 class Interface:
     """One interface of the project's XML. `element` is it as it stands there, with its annotations, which dbus-next's own form lacks."""

@@ -28,9 +28,12 @@ MAX_BODY_BYTES = 2 << 20
 MAX_HEADER_BYTES = 64 << 10
 # The specification's bound: what says that it is longer isn't a message.
 MAX_MESSAGE_BYTES = 128 << 20
-CHUNK_BYTES = 64 << 10
-# Replies are dropped while more than this waits for the bus. Calls of our own are not: their number is bounded by who makes them.
-MAX_QUEUED_BYTES = 32 << 20
+CHUNK_BYTES = 16 << 10
+# While more than this waits for the bus nothing more is read: what is answered faster than the bus takes it would pile up here.
+PAUSE_BYTES = 1 << 20
+# What has been read already may still be answered with more than that. Beyond this replies are dropped; calls of our own never are, their
+# number is bounded by who makes them.
+MAX_QUEUED_BYTES = 64 << 20
 MAX_SIGNATURES = 512
 
 START = {ord("l"): struct.Struct("<BBBBIII"), ord("B"): struct.Struct(">BBBBIII")}
@@ -187,6 +190,7 @@ class Writer:
             while self._queue:
                 self._sent(self._bus._sock.send(self._queue[0]))
             self._bus._loop.remove_writer(self._bus._fd)
+            self._bus.resume()
         except BlockingIOError:
             pass  # We are called again when there is room.
         except OSError as error:
@@ -239,7 +243,14 @@ class Bus(MessageBus):  # type: ignore[misc]  # the library has no usable types
         self.send(message)
         return True
 
+    def resume(self) -> None:
+        """Read on, if reading has been paused."""
+        self._loop.add_reader(self._fd, self._message_reader)
+
     def _message_reader(self) -> None:
+        if self._writer.queued_bytes > PAUSE_BYTES:
+            self._loop.remove_reader(self._fd)
+            return
         # One piece at a time: between two of them the loop does what else there is to do, however fast somebody sends.
         try:
             data = self._sock.recv(CHUNK_BYTES)

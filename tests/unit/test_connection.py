@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The parts of the connection that need no bus: cutting the stream, the room that calls share, the log."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+from dbus_next import Message, MessageType
+
+from momservice.bus.connection import CALL_BYTES, ROOM_BYTES, CallError, Room, Seldom
+from momservice.bus.wire import MAX_BODY_BYTES, MAX_HEADER_BYTES, Header, Reader, Taker, decode
+
+CALLER = ":1.7"
+
+
+def message(member: str = "Ping", *body: object, signature: str = "", path: str = "/a") -> bytes:
+    """A call as the bus hands it on."""
+    data = bytearray(Message(CALLER, path, "a.b", member, signature=signature, body=list(body), serial=5)._marshall())
+    # The destination becomes the sender, which is for the bus to say.
+    data[data.index(b"\6\1s\0")] = 7
+    return bytes(data)
+
+
+class Ears:
+    """Hears messages; takes the bodies of those whose member doesn't begin with "Not"."""
+
+    def __init__(self) -> None:
+        self.headers: list[Header] = []
+        self.bodies: list[object] = []
+        self.reader = Reader(self.receive)
+
+    def receive(self, header: Header) -> Taker:
+        self.headers.append(header)
+        return None if header.member.startswith("Not") else lambda body: self.bodies.append(decode(header, body))
+
+    def members(self) -> list[str]:
+        return [header.member for header in self.headers]
+
+
+@pytest.mark.parametrize("size", [1, 3, 16, 1000])
+def test_messages_come_whole_however_the_stream_is_cut(size: int) -> None:
+    ears = Ears()
+    data = message("First", 7, signature="u") + message("NotThis", "x" * 300, signature="s") + message("Last", ["x", "y"], signature="as")
+    for start in range(0, len(data), size):
+        ears.reader.feed(data[start : start + size])
+    assert ears.members() == ["First", "NotThis", "Last"]
+    assert ears.bodies == [[7], [["x", "y"]]]
+
+
+def test_what_nobody_wants_is_not_kept() -> None:
+    ears = Ears()
+    data = message("NotThis", b"x" * 10 * MAX_BODY_BYTES, signature="ay")
+    for start in range(0, len(data), 1000):
+        ears.reader.feed(data[start : start + 1000])
+        assert len(ears.reader._buffer) < 100_000
+    ears.reader.feed(message("Last"))
+    assert ears.members() == ["NotThis", "Last"]
+
+
+def test_a_header_gives_the_names_and_numbers() -> None:
+    ears = Ears()
+    ears.reader.feed(message("First", "x", signature="s"))
+    (header,) = ears.headers
+    assert (header.sender, header.path, header.interface, header.member) == (CALLER, "/a", "a.b", "First")
+    assert (header.kind, header.serial, header.signature, header.body_bytes) == (MessageType.METHOD_CALL.value, 5, "s", 6)
+    assert (header.error_name, header.reply_serial) == ("", 0)
+
+
+def test_both_byte_orders_are_read() -> None:
+    # A call of Ping at /a without more, as a big-endian machine sends it.
+    fields = b"\1\1o\0\0\0\0\2/a\0" + bytes(5) + b"\3\1s\0\0\0\0\4Ping\0"
+    start = b"B\1\0\1" + (0).to_bytes(4, "big") + (9).to_bytes(4, "big") + len(fields).to_bytes(4, "big")
+    ears = Ears()
+    ears.reader.feed(start + fields + bytes(-len(fields) % 8))
+    assert [(header.path, header.member, header.serial) for header in ears.headers] == [("/a", "Ping", 9)]
+
+
+def test_a_header_that_makes_no_sense_is_passed_over() -> None:
+    broken = bytearray(message("First", "x", signature="s"))
+    broken[16:24] = b"\1\377\377\377\377\377\377\377"
+    ears = Ears()
+    ears.reader.feed(bytes(broken) + message("Last"))
+    assert ears.members() == ["Last"]
+
+
+def test_a_header_field_that_is_not_known_is_passed_over() -> None:
+    """dbus-broker hands them on."""
+    data = bytearray(message("First"))
+    # The interface's field gets a number of the future.
+    data[data.index(b"\2\1s\0")] = 100
+    ears = Ears()
+    ears.reader.feed(bytes(data))
+    assert [(header.member, header.interface) for header in ears.headers] == [("First", "")]
+
+
+def test_an_overlong_header_is_passed_over() -> None:
+    ears = Ears()
+    ears.reader.feed(message("First", 1, signature="u", path="/" + "a" * MAX_HEADER_BYTES) + message("Last"))
+    assert ears.members() == ["Last"]
+
+
+@pytest.mark.parametrize("data", [b"HTTP/1.1 200 OK\r\n", b"l\1\0\2" + bytes(12), b"l\1\0\1" + b"\377" * 12])
+def test_what_is_not_dbus_ends_the_reading(data: bytes) -> None:
+    with pytest.raises(ValueError, match="the bus sends"):
+        Ears().reader.feed(data)
+
+
+@pytest.mark.parametrize("body", [b"", b"\377\377\377\377", b"\1\0\0\0\377\0", b"\0\0"])
+def test_a_body_that_is_not_what_its_header_says_is_told(body: bytes) -> None:
+    ears = Ears()
+    ears.reader.feed(message("NotThis", "x", signature="s"))
+    with pytest.raises(ValueError, match="can't be decoded"):
+        decode(ears.headers[0], bytearray(body))
+
+
+def taken(room: Room, sender: str, size: int) -> int:
+    """How many calls of this size a sender gets under way."""
+    for count in range(100_000):
+        try:
+            room.take(sender, size)
+        except CallError as error:
+            assert error.name.endswith("LimitsExceeded")
+            return count
+    raise AssertionError
+
+
+def test_whoever_comes_later_finds_room() -> None:
+    room = Room(ROOM_BYTES)
+    counts = [taken(room, f":1.{n}", CALL_BYTES) for n in range(50)]
+    assert counts[0] > counts[1] > counts[2] > 200
+    assert counts[-1] == 1
+    assert sum(counts) * CALL_BYTES < ROOM_BYTES + 50 * CALL_BYTES
+
+
+def test_long_calls_leave_room_for_short_ones() -> None:
+    room = Room(ROOM_BYTES)
+    assert taken(room, ":1.1", MAX_BODY_BYTES) == 6
+    for n in range(100):
+        taken(room, f":1.{n}", MAX_BODY_BYTES)
+    assert taken(room, ":1.1000", CALL_BYTES) > 0
+
+
+def test_room_that_is_given_back_is_there_again() -> None:
+    room = Room(ROOM_BYTES)
+    count = taken(room, CALLER, CALL_BYTES)
+    for _ in range(count):
+        room.give(CALLER, CALL_BYTES)
+    assert not room._taken
+    assert taken(room, CALLER, CALL_BYTES) == count
+
+
+def test_ten_records_a_minute_reach_the_log() -> None:
+    now = 0.0
+    seldom = Seldom(lambda: now)
+    record = logging.makeLogRecord({})
+    assert [seldom.filter(record) for _ in range(12)] == [True] * 10 + [False] * 2
+    now = 60
+    assert seldom.filter(record)
