@@ -23,7 +23,10 @@ from dbus_next.signature import SignatureTree
 
 __all__ = ["CALL", "MAX_BODY_BYTES", "Bus", "Header", "Taker", "decode"]
 
+# Of calls and signals, which anybody may send.
 MAX_BODY_BYTES = 2 << 20
+# Of replies to calls of our own: only those who were asked can send them, and the statistics of thousands of guests are long.
+MAX_REPLY_BYTES = 32 << 20
 # Five names of at most 255 bytes and a path. A longer header is nothing we could have a use for.
 MAX_HEADER_BYTES = 64 << 10
 # The specification's bound: what says that it is longer isn't a message.
@@ -267,8 +270,8 @@ class Bus(MessageBus):  # type: ignore[misc]  # the library has no usable types
             return self.receive(header)
         if header.kind not in REPLIES or header.reply_serial not in self._method_return_handlers:
             return None
-        if header.body_bytes > MAX_BODY_BYTES:
-            self._answered(_failed(header, f"the reply is longer than {MAX_BODY_BYTES} bytes"))
+        if header.body_bytes > MAX_REPLY_BYTES:
+            self._answered(_failed(header, f"the reply is longer than {MAX_REPLY_BYTES} bytes"))
             return None
         return lambda body: self._answered(_reply(header, body))
 
