@@ -135,7 +135,9 @@ class PolkitGate:
             return
         if challenge:
             self._refuse(action, call, uid, "needs authentication")
-            raise InteractiveAuthorizationRequired(f"{call.member} needs authentication for {action}, and nobody could be asked")
+            if call.interactive:
+                raise AccessDenied(f"{call.member} needs authentication for {action}, and no agent of the caller could ask for it")
+            raise InteractiveAuthorizationRequired(f"{call.member} needs authentication for {action}, and the call doesn't allow to ask")
         self._refuse(action, call, uid, "polkit says no")
         raise AccessDenied(f"polkit does not grant {action} to the caller of {call.member}")
 

@@ -106,6 +106,11 @@ def test_a_dialog_comes_only_where_the_message_allows_it_and_can_authorize() -> 
     asyncio.run(run())
 
 
+def test_a_challenge_that_no_agent_takes_up_is_a_no() -> None:
+    with pytest.raises(errors.AccessDenied, match="no agent"):
+        asyncio.run(_authorize_with(CHALLENGE, CHALLENGE, interactive=True))
+
+
 def test_a_dismissed_dialog_is_a_no() -> None:
     with pytest.raises(errors.AccessDenied):
         asyncio.run(_authorize_with(CHALLENGE, DISMISSED, interactive=True))
