@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 POLKIT = ("org.freedesktop.PolicyKit1", "/org/freedesktop/PolicyKit1/Authority", "org.freedesktop.PolicyKit1.Authority")
 # What polkit's own errors begin with: it answered, and it is the question that it didn't like.
 POLKIT_ERROR = "org.freedesktop.PolicyKit1.Error."
+# It answered as well: whom it was asked about has left the bus.
+CALLER_GONE = "org.freedesktop.DBus.Error.NameHasNoOwner"
 ALLOW_USER_INTERACTION = 1
 CHECK_DEADLINE_S = 5.0
 # uid 0 passes with or without polkit, so it needn't wait long for one that is known to hang.
@@ -142,7 +144,7 @@ class PolkitGate:
         raise AccessDenied(f"polkit does not grant {action} to the caller of {call.member}")
 
     async def _missed(self, error: CallError) -> None:
-        if error.name.startswith(POLKIT_ERROR):
+        if error.name.startswith(POLKIT_ERROR) or error.name == CALLER_GONE:
             return self._answered("")
         self._answered(f"polkit does not answer, only root can change anything: {shown(str(error))}")
         if not self._watching:

@@ -134,6 +134,18 @@ def test_without_polkit_root_passes_and_others_get_a_clear_no(error: CallError) 
         asyncio.run(_authorize_with(error))
 
 
+def test_a_caller_that_leaves_in_mid_check_makes_nobody_believe_that_polkit_is_gone() -> None:
+    async def run() -> None:
+        told: list[str] = []
+        bus = Bus(CallError("org.freedesktop.DBus.Error.NameHasNoOwner", "Could not get UID of name ':1.5'"))
+        under_test = PolkitGate(bus, told.append)  # type: ignore[arg-type]  # has all of Connection that the gate uses
+        with pytest.raises(errors.AccessDenied):
+            await under_test.authorize(call())
+        assert (under_test.available, any(told)) == (True, False)
+
+    asyncio.run(run())
+
+
 def test_root_does_not_wait_long_for_a_polkit_that_is_known_to_hang() -> None:
     async def run() -> None:
         bus = Bus(TIMEOUT, uid=0)
