@@ -17,6 +17,8 @@ from typing import Any, cast
 
 DEFAULT_FILE = Path("/etc/momd.conf")
 MAX_FILE_BYTES = 1 << 20
+# What an empty URI means, and the only one that momhelper-guests knows.
+HELPER_URI = "qemu:///system"
 VERBOSITIES = {"debug": logging.DEBUG, "info": logging.INFO, "warn": logging.WARNING, "error": logging.ERROR, "critical": logging.CRITICAL}
 VERBOSITY_NUMBERS = dict(zip("54321", VERBOSITIES, strict=True))
 
@@ -287,6 +289,8 @@ def _warnings(config: Config) -> Iterator[str]:
     unbuilt = {"plot-dir": config.plot_dir, "rpc-port": config.rpc_socket, "metrics-file": config.metrics_file}
     for key in (key for key, value in unbuilt.items() if value):
         yield f"{key} has no effect yet"
+    if config.libvirt_uri not in ("", HELPER_URI):
+        yield f"libvirt-hypervisor-uri: guests are read there, but momhelper-guests moves balloons at {HELPER_URI} only"
     if config.on_stop == "deflate":
         yield "on-stop: deflate has no effect yet: balloons are kept as they are"
 

@@ -105,9 +105,12 @@ def test_a_device_is_not_read(tmp_path: Path) -> None:
 
 
 def test_what_has_no_effect_yet_is_said(tmp_path: Path) -> None:
-    text = "[main]\nplot-dir: /p\nmetrics-file: /m\nrpc-port: /s\non-stop: deflate\nhypervisor-interface: vdsm\n"
+    text = (
+        "[main]\nlibvirt-hypervisor-uri: test:///default\nhypervisor-interface: vdsm\n"
+        "plot-dir: /p\nmetrics-file: /m\nrpc-port: /s\non-stop: deflate\n"
+    )
     settings = config.load(write(tmp_path, text))
-    assert len(settings.warnings) == 5
+    assert len(settings.warnings) == 6
 
 
 def test_every_setting_is_an_option_with_help() -> None:
