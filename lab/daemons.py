@@ -6,8 +6,6 @@ import textwrap
 from dataclasses import dataclass, field
 from pathlib import Path
 
-SOCKET = "/run/libvirt/libvirt-sock"
-
 QEMU_CONF = """\
 security_driver = "none"
 user = "root"

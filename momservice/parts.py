@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 from momservice.bus.connection import Connection
 from momservice.collectors import planned as planned_collectors
@@ -19,7 +19,6 @@ from momservice.controllers.stats_period import StatsPeriod
 from momservice.engine import Parts
 from momservice.fields import GUEST_PROPERTIES, HOST_PROPERTIES, Control, Field, Schema, names
 
-T = TypeVar("T")
 # The KSM controller compares what it wants with what there is.
 SAFETY = ("HostKSM",)
 CONTROLLERS: Mapping[str, type[Ksm] | type[Balloon]] = {part.NAME: part for part in (Balloon, Ksm)}

@@ -14,6 +14,8 @@ from momservice.snapshot import Value
 
 _LONGEST: Final = 64
 _CANDIDATES: Final = 1000
+# Names that differ more in length aren't near.
+_LONGER_BY: Final = 3
 
 
 @dataclass(slots=True)
@@ -83,6 +85,6 @@ def parameters(forms: Iterable[Node]) -> dict[str, Value]:
 
 def nearest(name: str, candidates: Iterable[str]) -> str:
     """A hint with the nearest of the candidates; "" if none is near. What it costs is bounded, however many and long the names are."""
-    alike = [other for other in candidates if abs(len(other) - len(name)) <= 3 and other != name and len(other) <= _LONGEST]  # noqa: PLR2004
+    alike = [other for other in candidates if abs(len(other) - len(name)) <= _LONGER_BY and other != name and len(other) <= _LONGEST]
     found = get_close_matches(name, sorted(alike)[:_CANDIDATES], n=1, cutoff=0.7) if len(name) <= _LONGEST else []
     return f"did you mean '{found[0]}'?" if found else ""
