@@ -40,7 +40,7 @@ def momd_conf() -> str:
     """momd.conf(5), from the table of settings."""
     intro = (
         "Read in this order, later ones win: /etc/momd.conf, /etc/momd.conf.d/*.conf in name order, the command line of momservice. "
-        "Sections in brackets, then lines \"key: value\" or \"key = value\"; '#' begins a comment line. An empty value means the default. "
+        'Sections in brackets, then lines "key: value" or "key = value"; \'#\' begins a comment line. An empty value means the default. '
         "momservice --check-config names every mistake with file and line."
     )
 

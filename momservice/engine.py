@@ -24,7 +24,7 @@ from momservice.fields import Schema
 from momservice.history import History
 from momservice.hypervisor import GuestRecord, HypervisorUnavailable
 from momservice.hypervisor.guests_state import STALE_INTERVALS
-from momservice.policy import Decisions, evaluate
+from momservice.policy import Decisions, Failure, evaluate
 from momservice.reasons import Reasons
 from momservice.snapshot import EMPTY, Sample, Snapshot, Value
 from momservice.store import PolicyStore
@@ -307,10 +307,14 @@ class Engine:
         self._history.variables = {key: kept for key, kept in decisions.variables.items() if key in here}
         for text in decisions.debug:
             log.debug("policy: %s", shown(text, 1000))
-        lines = [f"{failure.place}: {shown(failure.message)}" for failure in decisions.failures]
+        lines = [self._line(failure) for failure in decisions.failures]
         if decisions.ended:
             lines.append("the run took more steps than allowed and was ended: no control of it is applied")
         self._reasons.set("policy", f"policy run: {lines[0]}" + (f" (and {len(lines) - 1} more)" if lines[1:] else "") if lines else "")
+
+    def _line(self, failure: Failure) -> str:
+        guest = self._history.guests.get(failure.entity or "")
+        return (f"guest {shown(guest.record.name)}: " if guest else "") + str(failure)
 
     # Changes of the whole
 

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TypeAlias
 
-# The values of the policy language that data can hold: nil, bool, int, float, string, list. (Entities exist only inside a run.)
-Value: TypeAlias = "bool | int | float | str | Sequence[Value] | None"
+# The values of the policy language that data can hold: nil, bool, int, float, string, list, and in fields objects (the disks of io_tune),
+# by the names of their members. (Entities exist only inside a run.)
+Value: TypeAlias = "bool | int | float | str | Sequence[Value] | Mapping[str, Value] | None"
 Sample: TypeAlias = Mapping[str, Value]
 
 HOST = "host"

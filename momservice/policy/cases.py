@@ -209,7 +209,7 @@ def _error_differences(expected: Mapping[str, Json], found: Sequence[tuple[str, 
 
 def _differences(case: _Case, decisions: Decisions) -> Iterator[str]:
     expected = case.expected
-    failures = [(failure.code, f"{failure.place}: {failure.message}") for failure in decisions.failures]
+    failures = [(failure.code, str(failure)) for failure in decisions.failures]
     if expected.get("error") is not None:
         yield from _error_differences(expected, failures)
         results = decisions.results[: min((failure.form for failure in decisions.failures), default=None)]

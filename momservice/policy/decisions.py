@@ -5,11 +5,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal, NamedTuple
 
 from momservice.snapshot import Value
+from momservice.text import shown
 
 Severity = Literal["error", "warning"]
+
+# How many calls of a chain are told.
+CALLS: Final = 10
+# Longer names are shortened in messages.
+LONGEST_NAME: Final = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,26 +54,44 @@ class Read:
     value: Value
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """One control that the run set. `entity` is a key of the snapshot; the value is as the policy gave it, not yet range-checked."""
+class Call(NamedTuple):
+    """One call of a function of the policy: the function's name and where it was called."""
+
+    function: str
+    place: Place
+
+
+class Wanted(NamedTuple):
+    """One control that the run set. `entity` is a key of the snapshot; the value is as the policy gave it, not yet range-checked.
+
+    `item`: for a setter of an object in a field, the name of that object (a disk's); else "". `calls`: those that led to `place`.
+    """
 
     entity: str
     name: str
     value: Value
     place: Place
+    calls: Sequence[Call] = ()
+    item: str = ""
     reads: Sequence[Read] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """One error of a run, isolated: top-level form `form` (index) failed, or, with `entity`, that guest was dropped from the run."""
+class Failure(NamedTuple):
+    """One error of a run, isolated: top-level form `form` (index) failed, or, with `entity`, that guest was dropped from the run.
+
+    `calls`: the calls of functions that were under way, outermost first; of more than `CALLS` the innermost.
+    """
 
     code: str
     message: str
     place: Place
     form: int
     entity: str | None = None
+    calls: Sequence[Call] = ()
+
+    def __str__(self) -> str:
+        chain = "".join(f", in {shown(call.function, LONGEST_NAME)} called at {call.place}" for call in reversed(self.calls))
+        return f"{self.place}: {self.message}{chain}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +99,7 @@ class Decisions:
     """The outcome of one run.
 
     `results`: value of each top-level form in order (nil for a failed one); entities and methods in it are given as `Opaque`.
+    `controls`: by entity in the order of the snapshot, the host first, then by name and item.
     `variables`: all SetVar values after the run by entity key (kept ones included). `debug`: what `debug` forms gave, as text.
     `ended`: the run's total step budget was spent; then `controls` is empty.
     """
@@ -95,6 +120,6 @@ class Decisions:
 
 @dataclass(frozen=True, slots=True)
 class Opaque:
-    """A value that isn't data ("host", "guest", "guests", "method") where a result shows it."""
+    """A value that isn't data ("host", "guest", "object") where a result shows it."""
 
     kind: str

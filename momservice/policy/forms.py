@@ -77,9 +77,9 @@ METHODS: Final = {method.name: method for method in _METHODS}
 # Members of the objects in a guest's io_tune list: known names at load.
 TUNE_FIGURES: Final = ("total_bytes_sec", "read_bytes_sec", "write_bytes_sec", "total_iops_sec", "read_iops_sec", "write_iops_sec")
 TUNE_FIELDS: Final = frozenset({"name", "path", "guaranteed", "maximum", "current", *TUNE_FIGURES})
+TUNE_FIGURE_OF: Final = {"set" + "".join(map(str.capitalize, figure.split("_"))): figure for figure in TUNE_FIGURES}
 TUNE_SETTERS: Final = {
-    name: Form(name, 1, 1, "the limit: sets it")
-    for name in ("setTotalBytesSec", "setReadBytesSec", "setWriteBytesSec", "setTotalIopsSec", "setReadIopsSec", "setWriteIopsSec")
+    name: Form(name, 1, 1, f"limit: asks for the disk's current {figure}; gives nil") for name, figure in TUNE_FIGURE_OF.items()
 }
 
 ENTITIES: Final = frozenset({"Host", "Guests"})

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, NoReturn, TypeAlias
 
 from momservice.fields import Schema
-from momservice.policy.decisions import Decisions, Failure, Place, Read, Wanted
+from momservice.policy.decisions import CALLS, Call, Decisions, Failure, Place, Read, Wanted
 from momservice.policy.values import Datum, List, PolicyError, Thing, as_text, cost, inward, short, shown
 from momservice.snapshot import Snapshot, Value
 
@@ -89,15 +89,16 @@ class Machine:
         self.host = Thing("host", snapshot.host, schema.host)
         self.guests = List(Thing("guest", guest, schema.guest) for guest in snapshot.guests)
         self.stack: list[Any] = []
-        self.calls: list[int] = []
+        # Of each call that is under way, the address to go back to and the function.
+        self.calls: list[tuple[int, Function]] = []
         # The value that each variable has now; the scopes hold what their variables hide (_ABSENT: nothing). No scope: the global one.
         self.variable: dict[str, Any] = {name: inward(value) for name, value in parameters.items()}
         self.scopes: list[dict[str, Any]] = []
         self.functions: dict[str, Function] = {}
-        self.controls: dict[str, dict[str, Wanted]] = {}
+        self.controls: dict[str, dict[tuple[str, str], Wanted]] = {}
         self.variables = {entity.key: dict(entity.variables) for entity in (snapshot.host, *snapshot.guests) if entity.variables}
         self.reads: dict[tuple[str, str, str], Read] | None = {} if trace else None
-        self._journal: list[tuple[dict[str, Any], str, Any]] = []
+        self._journal: list[tuple[dict[Any, Any], Any, Any]] = []
         self._journal_limit = _JOURNAL
         self._round: _Round | None = None
         self._dropped: set[str] = set()
@@ -125,7 +126,8 @@ class Machine:
         return Decisions(results, self._wanted(), variables, self._failures, self._debug, RUN_STEPS - self._run_steps)
 
     def _wanted(self) -> list[Wanted]:
-        return [wanted for key, of_entity in self.controls.items() if key not in self._dropped for wanted in of_entity.values()]
+        keys = (thing.key for thing in (self.host, *self.guests.items) if isinstance(thing, Thing))
+        return [wanted for key in keys if key not in self._dropped for _, wanted in sorted(self.controls.get(key, {}).items())]
 
     def _run_form(self, address: int) -> Datum:
         self._grant(FORM_STEPS)
@@ -179,7 +181,7 @@ class Machine:
             self._end()
 
     def _end(self) -> NoReturn:
-        self._failures.append(Failure("limit", f"the run takes more than {RUN_STEPS} steps", self._here(), self._form))
+        self._failures.append(Failure("limit", f"the run takes more than {RUN_STEPS} steps", self._here(), self._form, None, self.chain()))
         raise _Ended
 
     def _out_of_steps(self) -> NoReturn:
@@ -190,7 +192,7 @@ class Machine:
 
     # --- changes and their undoing ---------------------------------------------------------------------------------------------------
 
-    def write(self, table: dict[str, Any], name: str, value: object) -> None:
+    def write(self, table: dict[Any, Any], name: object, value: object) -> None:
         """Sets or (value _ABSENT) removes an entry, so that it can be undone."""
         self._journal.append((table, name, table.get(name, _ABSENT)))
         _put(table, name, value)
@@ -202,7 +204,7 @@ class Machine:
 
     def _shorten_journal(self) -> None:
         """Keeps what each entry was at the start of the form: enough while no round is under way."""
-        first: dict[tuple[int, str], tuple[dict[str, Any], str, Any]] = {}
+        first: dict[tuple[int, Any], tuple[dict[Any, Any], Any, Any]] = {}
         for change in self._journal:
             first.setdefault((id(change[0]), change[1]), change)
         self._journal = list(first.values())
@@ -212,11 +214,12 @@ class Machine:
     def _recover(self, error: PolicyError) -> int:
         """Undoes the failed round, or else the form; gives the address to go on at."""
         failed, entity = self._round, None if self._round is None else self._round.guest.key
-        self._failures.append(Failure(error.code, error.message, self._here(), self._form, entity))
+        self._failures.append(Failure(error.code, error.message, self._here(), self._form, entity, self.chain()))
         if failed is None:
             self._undo(0)
-            for leftover in (self.stack, self.scopes, self.calls):
-                leftover.clear()
+            self.stack.clear()
+            self.scopes.clear()
+            self.calls.clear()
             return HALT
         self._undo(failed.journal)
         del self.stack[failed.stack :], self.scopes[failed.scopes :], self.calls[failed.calls :]
@@ -227,6 +230,10 @@ class Machine:
 
     def _here(self) -> Place:
         return self._code.place(self._code.starts[self._at])
+
+    def chain(self) -> tuple[Call, ...]:
+        """The calls that are under way."""
+        return tuple(Call(function.name, self._code.place(self._code.starts[back - 1])) for back, function in self.calls[-CALLS:])
 
     # --- scopes ----------------------------------------------------------------------------------------------------------------------
 
@@ -272,7 +279,7 @@ class Machine:
         """Calls a function; gives the address of its body. Raises PolicyError("too-deep")."""
         if len(self.calls) == CALL_DEPTH:
             raise PolicyError("too-deep", f"calls are more than {CALL_DEPTH} deep")
-        self.calls.append(back)
+        self.calls.append((back, function))
         self.open_scope()
         for name, value in zip(function.parameters, operands, strict=True):
             self.define(name, value)
@@ -281,7 +288,7 @@ class Machine:
     def leave(self) -> int:
         """Ends a call; gives the address to go back to."""
         self.close_scope()
-        return self.calls.pop()
+        return self.calls.pop()[0]
 
     def next_round(self, item: str, end: int) -> int | None:
         """Begins the next round of the loop on the stack, skipping guests that failed.
@@ -341,7 +348,7 @@ class Machine:
             self._debug.append(" ".join(map(as_text, operands[:100])))
 
 
-def _put(table: dict[str, Any], name: str, value: object) -> None:
+def _put(table: dict[Any, Any], name: object, value: object) -> None:
     if value is _ABSENT:
         table.pop(name, None)
     else:

@@ -1,18 +1,16 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What stands behind a dot: fields and methods of entities. Nothing else has members.
-
-Objects in fields (the disks of `io_tune`) would be a further type of value: their fields answer in `member`, their setters in `receiver`.
-"""
+"""What stands behind a dot: fields and methods of entities, and of objects in fields (the disks of `io_tune`). Nothing else has members."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from momservice.policy.decisions import Place, Read, Wanted
-from momservice.policy.forms import METHODS
-from momservice.policy.values import NUMBERS, Datum, PolicyError, Thing, cost, inward, kind_of, outward, short
+from momservice.policy.forms import METHODS, TUNE_FIELDS, TUNE_FIGURE_OF, TUNE_SETTERS
+from momservice.policy.values import NUMBERS, Datum, PolicyError, Record, Thing, cost, inward, kind_of, outward, plain, short
 from momservice.snapshot import Value
 
 if TYPE_CHECKING:
@@ -22,11 +20,13 @@ if TYPE_CHECKING:
 KEPT: Final = 1000
 # How many inputs a control is explained by.
 READS: Final = 100
-Method: TypeAlias = "Callable[[Machine, Thing, Sequence[Datum], Place], Datum]"
+Method: TypeAlias = "Callable[[Machine, Any, Sequence[Datum], Place], Datum]"
 
 
 def member(machine: Machine, value: Datum, name: str) -> Datum:
     """The field `name` of a value. Raises PolicyError("name") without such a field, ("form") for a method that isn't called."""
+    if type(value) is Record:
+        return _member_of_record(machine, value, name)
     if type(value) is not Thing:
         raise PolicyError("name", f"{kind_of(value)} has no field '{short(name)}'")
     if name in METHODS:
@@ -36,32 +36,45 @@ def member(machine: Machine, value: Datum, name: str) -> Datum:
     return _newest(machine, value, name)
 
 
+def _member_of_record(machine: Machine, record: Record, name: str) -> Datum:
+    if name not in TUNE_FIELDS:
+        raise PolicyError("name", f"the object has no field '{short(name)}'")
+    if record.role == "current":
+        # What the run has set is current from then on, as policies of 2011 expect.
+        wanted = machine.controls.get(record.owner, {}).get((name, record.item))
+        if wanted is not None:
+            return _taken(machine, wanted.value)
+    return record.members.get(name)
+
+
 SAMPLES_PER_STEP = 8
 
 
-def receiver(value: Datum, method: str) -> Thing:
-    """The entity whose method is called. Raises PolicyError("name")."""
+def receiver(value: Datum, method: str) -> Thing | Record:
+    """The entity or object whose method is called. Raises PolicyError("name")."""
     if type(value) is Thing and method in METHODS:
+        return value
+    if type(value) is Record and method in TUNE_SETTERS and value.role == "item" and value.item:
         return value
     raise PolicyError("name", f"{kind_of(value)} has no method '{method}'")
 
 
-def _taken(machine: Machine, value: Value) -> Datum:
+def _taken(machine: Machine, value: Value, owner: str = "") -> Datum:
     """A value that is kept outside the run, paid for by its size: taking it in walks it."""
-    taken = inward(value)
+    taken = inward(value, owner)
     machine.charge(cost(taken))
     return taken
 
 
 def _newest(machine: Machine, thing: Thing, name: str) -> Datum:
-    value = _taken(machine, thing.entity.newest(name)) if name in thing.names.declared else None
+    value = _taken(machine, thing.entity.newest(name), thing.key) if name in thing.names.declared else None
     _note(machine, thing, "stat", name, value)
     return value
 
 
 def _note(machine: Machine, thing: Thing, kind: str, name: str, value: Datum) -> None:
     if machine.reads is not None:
-        machine.reads[thing.key, kind, name] = Read(thing.key, kind, name, outward(value))
+        machine.reads[thing.key, kind, name] = Read(thing.key, kind, name, plain(value))
 
 
 def _name(value: Datum, method: str) -> str:
@@ -125,15 +138,24 @@ def _get_variable(machine: Machine, thing: Thing, operands: Sequence[Datum], _pl
 
 def _control(machine: Machine, thing: Thing, operands: Sequence[Datum], place: Place) -> Datum:
     name = _name(operands[0], "Control")
-    machine.charge(cost(operands[1]))
+    _want(machine, thing.key, name, "", operands[1], place)
+    return None
+
+
+def _want(machine: Machine, key: str, name: str, item: str, value: Datum, place: Place) -> None:
+    machine.charge(cost(value))
     reads = tuple(islice(machine.reads.values(), READS)) if machine.reads is not None else ()
-    wanted = Wanted(thing.key, name, outward(operands[1]), place, reads)
-    machine.write(machine.controls.setdefault(thing.key, {}), name, wanted)
+    wanted = Wanted(key, name, outward(value), place, machine.chain(), item, reads)
+    machine.write(machine.controls.setdefault(key, {}), (name, item), wanted)
+
+
+def _set_figure(name: str, machine: Machine, disk: Record, operands: Sequence[Datum], place: Place) -> Datum:
+    _want(machine, disk.owner, name, disk.item, operands[0], place)
     return None
 
 
 def _get_control(machine: Machine, thing: Thing, operands: Sequence[Datum], _place: Place) -> Datum:
-    wanted = machine.controls.get(thing.key, {}).get(_name(operands[0], "GetControl"))
+    wanted = machine.controls.get(thing.key, {}).get((_name(operands[0], "GetControl"), ""))
     return None if wanted is None else _taken(machine, wanted.value)
 
 
@@ -145,4 +167,5 @@ METHOD_CODE: Final[dict[str, Method]] = {
     "GetVar": _get_variable,
     "Control": _control,
     "GetControl": _get_control,
+    **{setter: partial(_set_figure, name) for setter, name in TUNE_FIGURE_OF.items()},
 }

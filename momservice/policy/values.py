@@ -1,17 +1,18 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The values of the language: nil, bool, int, float, string, list, entity. A closed world: nothing else exists in a run.
+"""The values of the language: nil, bool, int, float, string, list, entity, object. A closed world: nothing else exists in a run.
 
-nil is None, a list is `List`, an entity is `Thing`; the others are the Python types of the same name, exactly (no subclasses).
+nil is None, a list is `List`, an entity is `Thing`, an object in a field `Record`; the others are the Python types of the same name,
+exactly (no subclasses).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 from momservice.fields import EntityKind, Names
-from momservice.policy.decisions import Opaque
+from momservice.policy.decisions import LONGEST_NAME, Opaque
 from momservice.snapshot import Entity, Value
 from momservice.text import shown as printable
 
@@ -21,7 +22,6 @@ LIST_VALUES: Final = 1_000_000
 # How deep lists may nest: showing them and taking them in recurses.
 LIST_DEPTH: Final = 32
 _INTEGER_END: Final = 1 << INTEGER_BITS
-_LONGEST_NAME: Final = 60
 
 
 class PolicyError(Exception):
@@ -47,6 +47,22 @@ class Thing:
         return self.entity.key
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Record:
+    """An object in a field: a disk in a guest's `io_tune`, or one of its sets of limits. It is equal only to itself.
+
+    `owner`: the key of the entity it belongs to. `item`: the name of the disk. `role`: "item" for the disk, else the member of the disk it is
+    ("current"...). `weight` and `depth` as those of lists.
+    """
+
+    members: Mapping[str, Datum]
+    owner: str
+    item: str
+    role: str
+    weight: int
+    depth: int
+
+
 class List:
     """A list. `weight` counts its values, nested ones included, so that what a list costs is known without walking it.
 
@@ -60,7 +76,7 @@ class List:
 
     def __init__(self, items: Iterable[Datum]) -> None:
         self.items = tuple(items)
-        inner = [item for item in self.items if type(item) is List]
+        inner = [item for item in self.items if type(item) is List or type(item) is Record]
         self.weight = len(self.items) + sum(item.weight for item in inner)
         self.depth = 1 + max((item.depth for item in inner), default=0)
         if self.weight > LIST_VALUES:
@@ -69,19 +85,21 @@ class List:
             raise PolicyError("value", f"more than {LIST_DEPTH} lists inside each other")
 
 
-Datum: TypeAlias = bool | int | float | str | List | Thing | None
+Datum: TypeAlias = bool | int | float | str | List | Thing | Record | None
 NUMBERS: Final = frozenset({bool, int, float})
 
 
 def short(name: str) -> str:
     """A name for a message: at most some 60 characters, all printable."""
-    return printable(name, _LONGEST_NAME)
+    return printable(name, LONGEST_NAME)
 
 
 def kind_of(value: Datum) -> str:
     """The name of a value's type, with its article, for messages."""
     if type(value) is Thing:
         return "an entity"
+    if type(value) is Record:
+        return "an object"
     return {bool: "a boolean", int: "an integer", float: "a float", str: "a string", List: "a list"}.get(type(value), "nil")
 
 
@@ -104,8 +122,11 @@ def text(value: str) -> str:
     return value
 
 
-def inward(value: Value, depth: int = 0) -> Datum:
-    """A value of the snapshot as one of the language. Raises PolicyError("value") for what is too large or none of the types."""
+def inward(value: Value, owner: str = "", depth: int = 0, part: tuple[str, str] | None = None) -> Datum:
+    """A value of the snapshot as one of the language. Raises PolicyError("value") for what is too large or none of the types.
+
+    `owner`: the key of the entity it is read from. `part`: within an object, the item's name and the member's.
+    """
     kind = type(value)
     if value is None or kind is float or kind is bool:
         return value  # type: ignore[return-value]  # mypy does not narrow by `kind`
@@ -114,21 +135,41 @@ def inward(value: Value, depth: int = 0) -> Datum:
     if isinstance(value, int):
         return integer(int(value))
     if isinstance(value, list | tuple) and depth < LIST_DEPTH:
-        return List(inward(item, depth + 1) for item in value)
+        return List(inward(inner, owner, depth + 1, part) for inner in value)
+    if isinstance(value, Mapping) and depth < LIST_DEPTH:
+        return _record(value, owner, depth, part)
     raise PolicyError("value", "the snapshot holds a value that the language has no type for")
 
 
+def _record(value: Mapping[str, Value], owner: str, depth: int, part: tuple[str, str] | None) -> Record:
+    name = value.get("name")
+    item, role = part or (text(str(name)) if isinstance(name, str) else "", "item")
+    members = {
+        text(str(key)): inward(inner, owner, depth + 1, (item, role if part else key))
+        for key, inner in value.items()
+        if isinstance(key, str)
+    }
+    inside = [inner for inner in members.values() if type(inner) is List or type(inner) is Record]
+    weight = len(members) + sum(inner.weight for inner in inside)
+    if weight > LIST_VALUES:
+        raise PolicyError("value", f"an object of more than {LIST_VALUES} values")
+    return Record(members, owner, item, role, weight, 1 + max((inner.depth for inner in inside), default=0))
+
+
+def plain(value: Datum) -> Value:
+    """A value read from the snapshot as data again."""
+    if type(value) is Record:
+        return {name: plain(inner) for name, inner in value.members.items()}
+    return [plain(inner) for inner in value.items] if type(value) is List else outward(value)
+
+
 def outward(value: Datum) -> Value:
-    """A value as plain data, lists as lists. Raises PolicyError("type") for an entity, or a list that holds one."""
-    if type(value) is Thing:
-        raise PolicyError("type", "an entity can't be stored or sent")
+    """A value as plain data, lists as lists. Raises PolicyError("type") for an entity or object, or a list that holds one."""
+    if type(value) is Thing or type(value) is Record:
+        raise PolicyError("type", f"{kind_of(value)} can't be stored or sent")
     if type(value) is List:
-        return _plain(value)
+        return [outward(item) for item in value.items]
     return value  # type: ignore[return-value]  # neither entity nor list is left
-
-
-def _plain(value: List) -> list[Value]:
-    return [outward(item) for item in value.items]
 
 
 def cost(*operands: Datum) -> int:
@@ -139,13 +180,15 @@ def cost(*operands: Datum) -> int:
 def _weight(value: Datum) -> int:
     if isinstance(value, str):
         return len(value) >> 4
-    return value.weight if isinstance(value, List) else 0
+    return value.weight if isinstance(value, List | Record) else 0
 
 
 def shown(value: Datum) -> object:
     """A value as results show it: entities as Opaque, lists as lists."""
     if type(value) is Thing:
         return Opaque(value.kind)
+    if type(value) is Record:
+        return Opaque("object")
     return [shown(item) for item in value.items] if type(value) is List else value
 
 
@@ -155,6 +198,8 @@ def as_text(value: Datum) -> str:
         return value.key
     if type(value) is List:
         return f"<list of {len(value.items)}>"
+    if type(value) is Record:
+        return f"<object {printable(value.item)}>"
     if isinstance(value, str):
         return printable(value)
     return {None: "nil", True: "true", False: "false"}[value] if value is None or type(value) is bool else repr(value)

@@ -8,7 +8,7 @@ import pytest
 from momservice.fields import Names, Schema
 from momservice.policy import Diagnostic, load
 from momservice.policy.compiler import Compiler
-from momservice.policy.forms import FORMS, METHODS, RESERVED
+from momservice.policy.forms import FORMS, METHODS, RESERVED, TUNE_SETTERS
 from momservice.policy.members import METHOD_CODE
 from momservice.policy.operations import BINARY, VARIADIC
 
@@ -97,4 +97,4 @@ def test_a_finding_is_one_line_of_bounded_length() -> None:
 def test_every_form_and_method_has_code() -> None:
     compiled = set(Compiler.SPECIAL) | set(BINARY) | set(VARIADIC)
     assert compiled == {form.name for form in FORMS.values()}
-    assert set(METHOD_CODE) == set(METHODS)
+    assert set(METHOD_CODE) == {*METHODS, *TUNE_SETTERS}

@@ -250,9 +250,9 @@ def test_tracing_changes_nothing_but_the_reads() -> None:
     assert plain.steps == traced.steps
     assert controls(plain) == controls(traced)
     assert [[(read.entity, read.kind, read.name, read.value) for read in wanted.reads] for wanted in traced.controls] == [
+        [],
         [("g0", "average", "mem", 1.0)],
         [("g1", "average", "mem", 2.0)],
-        [],
     ]
 
 
@@ -265,3 +265,63 @@ def test_a_trial_tells_what_figures_can_cure() -> None:
     decisions = run("(+ nil 1) (defvar f nil) (def g () later) (g) (let ((later 1)) (Host.StatAvg 'floor')) (/ 1 0)")
     assert [failure.code for failure in trial_errors(decisions)] == ["name"]
     assert [failure.code for failure in trial_warnings(decisions)] == ["type", "no-data", "zero-division"]
+
+
+# --- objects and calls -------------------------------------------------------------------------------------------------------------------
+
+DISK: Value = {"name": "vda", "maximum": {"total_bytes_sec": 5}, "current": {"total_bytes_sec": 7}}
+WITH_DISKS = Names(frozenset({"io_tune", "x"}), frozenset({"io_tune", "x"}), frozenset(), frozenset())
+
+
+def run_disks(text: str, *disks: Value) -> Decisions:
+    """A run on one guest with disks."""
+    loaded = load({"p": text}, Schema(guest=WITH_DISKS))
+    assert loaded.program is not None, loaded.diagnostics
+    return evaluate(loaded.program, Snapshot(guests=[Entity("g", [{"io_tune": list(disks)}])]))
+
+
+def test_objects_in_fields_have_members_and_setters() -> None:
+    decisions = run_disks("(with Guests g (with g.io_tune disk (disk.setTotalBytesSec disk.maximum.total_bytes_sec)))", DISK)
+    assert [(w.entity, w.name, w.item, w.value) for w in decisions.controls] == [("g", "total_bytes_sec", "vda", 5)]
+    assert decisions.results == [[[None]]]
+
+
+def test_what_a_setter_set_is_current_until_the_round_is_undone() -> None:
+    text = "(with Guests g (with g.io_tune disk {(disk.setTotalBytesSec 3) (defvar t disk.current.total_bytes_sec) %s}))"
+    assert run_disks(text % "t", DISK).results == [[[3]]]
+    failed = run_disks(text % "(/ t 0)" + "(with Guests g 1)", DISK)
+    assert (failed.controls, failed.results) == ([], [[None], [None]])
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("(with g.io_tune d (d.maximum.setTotalBytesSec 1))", "name"),
+        ("(with g.io_tune d (d.Stat 'x'))", "name"),
+        ("(with g.io_tune d d.x)", "name"),
+        ("(with g.io_tune d (g.SetVar 'v' d))", "type"),
+        ("(with g.io_tune d (+ d 1))", "type"),
+        ("(with g.io_tune d d.path)", ""),
+    ],
+)
+def test_objects_are_a_closed_world(text: str, code: str) -> None:
+    assert [failure.code for failure in run_disks(f"(with Guests g {text})", DISK).failures] == ([code] if code else [])
+
+
+def test_an_object_without_a_name_can_t_be_set() -> None:
+    assert failures(run_disks("(with Guests g (with g.io_tune d (d.setReadIopsSec 1)))", {"maximum": 3})) == [("name", 0, "g")]
+
+
+def test_a_failure_tells_the_calls_that_led_to_it() -> None:
+    decisions = run("(def f (g) (+ g.mem 1))\n(def h (g) (f g))\n(with Guests g (h g))", None)
+    assert str(decisions.failures[0]) == "a:1:12: '+' takes no nil and integer, in f called at a:2:12, in h called at a:3:16"
+
+
+def test_of_a_long_chain_of_calls_the_innermost_are_told() -> None:
+    failure = run("(def f (n) (if (== n 0) (/ 1 n) (f (- n 1))))(f 50)").failures[0]
+    assert (len(failure.calls), {call.place.column for call in failure.calls}) == (10, {33})
+
+
+def test_controls_come_in_the_order_of_the_snapshot_and_of_names() -> None:
+    decisions = run("(with Guests g {(g.Control 'b' 1) (g.Control 'a' 1)}) (Host.Control 'c' 1)", 1, 2)
+    assert [(w.entity, w.name) for w in decisions.controls] == [("host", "c"), ("g0", "a"), ("g0", "b"), ("g1", "a"), ("g1", "b")]
