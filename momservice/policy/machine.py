@@ -1,31 +1,27 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The evaluator: runs compiled code on one snapshot.
+"""The evaluator that counts every step and can trace: runs a program's operations on one snapshot.
 
 A stack machine rather than a recursive walk, so that how deep a policy nests and calls never meets Python's recursion limit, and a step
-is the same thing everywhere: one operation. All that a run changes goes through `write`, which remembers what was there: undoing a failed
-form or a failed guest's round is going back through that journal.
+is the same thing everywhere: one operation. What it decides is what the language means; the compiled form is measured against it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, Final, NoReturn, TypeAlias
 
 from momservice.fields import Schema
-from momservice.policy.decisions import CALLS, Call, Decisions, Failure, Place, Read, Wanted
-from momservice.policy.values import Datum, List, PolicyError, Thing, as_text, cost, inward, short, shown
+from momservice.policy.decisions import CALLS, Call, Decisions, Failure, Place, Wanted
+from momservice.policy.state import CALL_DEPTH, FORM_STEPS, ROUND_STEPS, RUN_STEPS, State
+from momservice.policy.values import Datum, List, PolicyError, Thing, cost, shown
 from momservice.snapshot import Snapshot, Value
 
-CALL_DEPTH: Final = 200
-FORM_STEPS: Final = 10_000
-ROUND_STEPS: Final = 2_000
-RUN_STEPS: Final = 5_000_000
-DEBUG_LINES: Final = 1000
 HALT: Final = -1
-_JOURNAL: Final = 20_000
-_ABSENT: Final = object()
 
+# How many inputs a control is explained by.
+READS: Final = 100
 # An operation gets its operand; it gives the address to go on at, or None for the next one.
 Operation: TypeAlias = "Callable[[Machine, Any], int | None]"
 
@@ -81,29 +77,23 @@ class _Ended(Exception):
     """The steps of the whole run are spent."""
 
 
-class Machine:
+class Machine(State):
     """The state of one run. Operations (operations of `code`) are functions on it."""
 
     def __init__(self, code: Code, schema: Schema, snapshot: Snapshot, parameters: Mapping[str, Value], *, trace: bool) -> None:
+        super().__init__(parameters)
         self._code = code
         self.host = Thing("host", snapshot.host, schema.host)
         self.guests = List(Thing("guest", guest, schema.guest) for guest in snapshot.guests)
         self.stack: list[Any] = []
         # Of each call that is under way, the address to go back to and the function.
         self.calls: list[tuple[int, Function]] = []
-        # The value that each variable has now; the scopes hold what their variables hide (_ABSENT: nothing). No scope: the global one.
-        self.variable: dict[str, Any] = {name: inward(value) for name, value in parameters.items()}
-        self.scopes: list[dict[str, Any]] = []
-        self.functions: dict[str, Function] = {}
-        self.controls: dict[str, dict[tuple[str, str], Wanted]] = {}
-        self.variables = {entity.key: dict(entity.variables) for entity in (snapshot.host, *snapshot.guests) if entity.variables}
-        self.reads: dict[tuple[str, str, str], Read] | None = {} if trace else None
-        self._journal: list[tuple[dict[Any, Any], Any, Any]] = []
-        self._journal_limit = _JOURNAL
+        self._controls: dict[str, dict[tuple[str, str], Wanted]] = {}
+        self._variables = {entity.key: dict(entity.variables) for entity in (snapshot.host, *snapshot.guests) if entity.variables}
+        self.reads = {} if trace else None
         self._round: _Round | None = None
         self._dropped: set[str] = set()
         self._failures: list[Failure] = []
-        self._debug: list[str] = []
         self._form = 0
         self._run_steps = RUN_STEPS
         self._steps = self._granted = 0
@@ -112,7 +102,7 @@ class Machine:
 
     def run(self) -> Decisions:
         """Evaluates all top-level forms in order. Raises nothing, whatever the policy does."""
-        kept = {key: dict(values) for key, values in self.variables.items()}
+        kept = {key: dict(values) for key, values in self._variables.items()}
         results: list[object] = []
         try:
             for index, address in enumerate(self._code.forms):
@@ -121,13 +111,13 @@ class Machine:
                 self._pay(cost(value))
                 results.append(shown(value))
         except _Ended:
-            return Decisions(results, (), kept, self._failures, self._debug, RUN_STEPS, ended=True)
-        variables = {key: values for key, values in self.variables.items() if values}
-        return Decisions(results, self._wanted(), variables, self._failures, self._debug, RUN_STEPS - self._run_steps)
+            return Decisions(results, (), kept, self._failures, self.debug, RUN_STEPS, ended=True)
+        variables = {key: values for key, values in self._variables.items() if values}
+        return Decisions(results, self._wanted(), variables, self._failures, self.debug, RUN_STEPS - self._run_steps)
 
     def _wanted(self) -> list[Wanted]:
         keys = (thing.key for thing in (self.host, *self.guests.items) if isinstance(thing, Thing))
-        return [wanted for key in keys if key not in self._dropped for _, wanted in sorted(self.controls.get(key, {}).items())]
+        return [wanted for key in keys if key not in self._dropped for _, wanted in sorted(self._controls.get(key, {}).items())]
 
     def _run_form(self, address: int) -> Datum:
         self._grant(FORM_STEPS)
@@ -140,8 +130,7 @@ class Machine:
             except PolicyError as error:
                 address = self._recover(error)
         self._account()
-        self._journal.clear()
-        self._journal_limit = _JOURNAL
+        self.end_journal()
         if self.reads:
             self.reads.clear()
         return value
@@ -190,38 +179,19 @@ class Machine:
         most = FORM_STEPS if self._round is None else ROUND_STEPS
         raise PolicyError("limit", f"more than {most} steps in one {'form' if self._round is None else 'round of a guest'}")
 
-    # --- changes and their undoing ---------------------------------------------------------------------------------------------------
-
-    def write(self, table: dict[Any, Any], name: object, value: object) -> None:
-        """Sets or (value _ABSENT) removes an entry, so that it can be undone."""
-        self._journal.append((table, name, table.get(name, _ABSENT)))
-        _put(table, name, value)
-
-    def _undo(self, mark: int) -> None:
-        for table, name, old in reversed(self._journal[mark:]):
-            _put(table, name, old)
-        del self._journal[mark:]
-
-    def _shorten_journal(self) -> None:
-        """Keeps what each entry was at the start of the form: enough while no round is under way."""
-        first: dict[tuple[int, Any], tuple[dict[Any, Any], Any, Any]] = {}
-        for change in self._journal:
-            first.setdefault((id(change[0]), change[1]), change)
-        self._journal = list(first.values())
-        # What can't be shortened is gone through again only once it has doubled.
-        self._journal_limit = max(_JOURNAL, 2 * len(self._journal))
+    # --- failures ----------------------------------------------------------------------------------------------------------------------
 
     def _recover(self, error: PolicyError) -> int:
         """Undoes the failed round, or else the form; gives the address to go on at."""
         failed, entity = self._round, None if self._round is None else self._round.guest.key
         self._failures.append(Failure(error.code, error.message, self._here(), self._form, entity, self.chain()))
         if failed is None:
-            self._undo(0)
+            self.undo(0)
             self.stack.clear()
             self.scopes.clear()
             self.calls.clear()
             return HALT
-        self._undo(failed.journal)
+        self.undo(failed.journal)
         del self.stack[failed.stack :], self.scopes[failed.scopes :], self.calls[failed.calls :]
         self._dropped.add(failed.guest.key)
         failed.loop.values.append(None)
@@ -235,43 +205,26 @@ class Machine:
         """The calls that are under way."""
         return tuple(Call(function.name, self._code.place(self._code.starts[back - 1])) for back, function in self.calls[-CALLS:])
 
-    # --- scopes ----------------------------------------------------------------------------------------------------------------------
+    # --- what methods want ---------------------------------------------------------------------------------------------------------------
 
-    def define(self, name: str, value: Datum) -> Datum:
-        """Defines a variable in the innermost scope if it is absent there; gives the value it has then."""
-        if self.scopes:
-            scope = self.scopes[-1]
-            if name in scope:
-                return self._value(name)
-            scope[name] = self.variable.get(name, _ABSENT)
-        elif name in self.variable:
-            return self._value(name)
-        self.write(self.variable, name, value)
-        return value
+    def want(self, key: str, name: str, item: str, value: Value, place: Place) -> None:
+        """Takes a control, with the inputs read so far."""
+        reads = tuple(islice(self.reads.values(), READS)) if self.reads is not None else ()
+        wanted = Wanted(key, name, value, place, self.chain(), item, reads)
+        self.write(self._controls.setdefault(key, {}), (name, item), wanted)
 
-    def _value(self, name: str) -> Datum:
-        value: Datum = self.variable[name]
-        return value
+    def wanted(self, key: str, name: str, item: str = "") -> Value:
+        """The control that has been taken, None if none has."""
+        wanted = self._controls.get(key, {}).get((name, item))
+        return None if wanted is None else wanted.value
 
-    def look_up(self, name: str) -> Datum:
-        """The value of a variable. Raises PolicyError("name")."""
-        if name not in self.variable:
-            raise PolicyError("name", f"the variable '{short(name)}' is not defined here")
-        return self._value(name)
+    def kept(self, thing: Thing) -> dict[str, Value]:
+        """The variables that an entity keeps."""
+        return self._variables.setdefault(thing.key, {})
 
-    def assign(self, name: str, value: Datum) -> None:
-        """Sets a variable in the nearest scope that has it. Raises PolicyError("name")."""
-        self.look_up(name)
-        self.write(self.variable, name, value)
-
-    def open_scope(self) -> None:
-        """Begins a scope."""
-        self.scopes.append({})
-
-    def close_scope(self) -> None:
-        """Ends the innermost scope: what its variables hid is seen again."""
-        for name, hidden in self.scopes.pop().items():
-            self.write(self.variable, name, hidden)
+    def kept_value(self, thing: Thing, name: str) -> Value:
+        """One of them; None if there is none."""
+        return self._variables.get(thing.key, {}).get(name)
 
     # --- functions and loops ------------------------------------------------------------------------------------------------------------
 
@@ -328,7 +281,7 @@ class Machine:
         self._steps += 1
         self._account()
         reads = len(self.reads) if self.reads is not None else 0
-        marks = (len(self._journal), len(self.stack), len(self.scopes), len(self.calls))
+        marks = (len(self.journal), len(self.stack), len(self.scopes), len(self.calls))
         self._round = _Round(guest, loop, self._at, *marks, self._steps, reads)
         self._grant(ROUND_STEPS)
         self._steps -= 1
@@ -339,17 +292,4 @@ class Machine:
         self._grant(ended.steps)
         while self.reads is not None and len(self.reads) > ended.reads:
             self.reads.popitem()
-        if len(self._journal) > self._journal_limit:
-            self._shorten_journal()
-
-    def log(self, operands: Sequence[Datum]) -> None:
-        """Keeps the values of a `debug` form as one line of text; the first thousand lines of a run."""
-        if len(self._debug) < DEBUG_LINES:
-            self._debug.append(" ".join(map(as_text, operands[:100])))
-
-
-def _put(table: dict[Any, Any], name: object, value: object) -> None:
-    if value is _ABSENT:
-        table.pop(name, None)
-    else:
-        table[name] = value
+        self.shorten_journal()

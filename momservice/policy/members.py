@@ -5,25 +5,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import islice
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
-from momservice.policy.decisions import Place, Read, Wanted
+from momservice.policy.decisions import Place, Read
 from momservice.policy.forms import METHODS, TUNE_FIELDS, TUNE_FIGURE_OF, TUNE_SETTERS
+from momservice.policy.state import State
 from momservice.policy.values import NUMBERS, Datum, PolicyError, Record, Thing, cost, inward, kind_of, outward, plain, short
 from momservice.snapshot import Value
 
-if TYPE_CHECKING:
-    from momservice.policy.machine import Machine
-
 # How many variables an entity may keep: they last from run to run.
 KEPT: Final = 1000
-# How many inputs a control is explained by.
-READS: Final = 100
-Method: TypeAlias = "Callable[[Machine, Any, Sequence[Datum], Place], Datum]"
+Method: TypeAlias = "Callable[[State, Any, Sequence[Datum], Place], Datum]"
 
 
-def member(machine: Machine, value: Datum, name: str) -> Datum:
+def member(machine: State, value: Datum, name: str) -> Datum:
     """The field `name` of a value. Raises PolicyError("name") without such a field, ("form") for a method that isn't called."""
     if type(value) is Record:
         return _member_of_record(machine, value, name)
@@ -36,15 +31,17 @@ def member(machine: Machine, value: Datum, name: str) -> Datum:
     return _newest(machine, value, name)
 
 
-def _member_of_record(machine: Machine, record: Record, name: str) -> Datum:
+def _member_of_record(machine: State, record: Record, name: str) -> Datum:
     if name not in TUNE_FIELDS:
         raise PolicyError("name", f"the object has no field '{short(name)}'")
     if record.role == "current":
         # What the run has set is current from then on, as policies of 2011 expect.
-        wanted = machine.controls.get(record.owner, {}).get((name, record.item))
+        wanted = machine.wanted(record.owner, name, record.item)
         if wanted is not None:
-            return _taken(machine, wanted.value)
-    return record.members.get(name)
+            return _taken(machine, wanted)
+    value = record.member(name)
+    machine.charge(cost(value))
+    return value
 
 
 SAMPLES_PER_STEP = 8
@@ -59,20 +56,20 @@ def receiver(value: Datum, method: str) -> Thing | Record:
     raise PolicyError("name", f"{kind_of(value)} has no method '{method}'")
 
 
-def _taken(machine: Machine, value: Value, owner: str = "") -> Datum:
+def _taken(machine: State, value: Value, owner: str = "") -> Datum:
     """A value that is kept outside the run, paid for by its size: taking it in walks it."""
     taken = inward(value, owner)
     machine.charge(cost(taken))
     return taken
 
 
-def _newest(machine: Machine, thing: Thing, name: str) -> Datum:
+def _newest(machine: State, thing: Thing, name: str) -> Datum:
     value = _taken(machine, thing.entity.newest(name), thing.key) if name in thing.names.declared else None
     _note(machine, thing, "stat", name, value)
     return value
 
 
-def _note(machine: Machine, thing: Thing, kind: str, name: str, value: Datum) -> None:
+def _note(machine: State, thing: Thing, kind: str, name: str, value: Datum) -> None:
     if machine.reads is not None:
         machine.reads[thing.key, kind, name] = Read(thing.key, kind, name, plain(value))
 
@@ -90,7 +87,7 @@ def _field_name(thing: Thing, value: Datum, method: str) -> str:
     raise PolicyError("unknown-field", f"the {thing.kind} has no field '{short(name)}'")
 
 
-def _prop(machine: Machine, thing: Thing, operands: Sequence[Datum], _place: Place) -> Datum:
+def _prop(machine: State, thing: Thing, operands: Sequence[Datum], _place: Place) -> Datum:
     name = _name(operands[0], "Prop")
     if name not in thing.names.properties:
         raise PolicyError("unknown-prop", f"the {thing.kind} has no property '{short(name)}'")
@@ -99,12 +96,12 @@ def _prop(machine: Machine, thing: Thing, operands: Sequence[Datum], _place: Pla
     return value
 
 
-def _stat(machine: Machine, thing: Thing, operands: Sequence[Datum], _place: Place) -> Datum:
+def _stat(machine: State, thing: Thing, operands: Sequence[Datum], _place: Place) -> Datum:
     value = _newest(machine, thing, _field_name(thing, operands[0], "Stat"))
     return operands[1] if value is None and len(operands) > 1 else value
 
 
-def _average(machine: Machine, thing: Thing, operands: Sequence[Datum], _place: Place) -> Datum:
+def _average(machine: State, thing: Thing, operands: Sequence[Datum], _place: Place) -> Datum:
     name = _field_name(thing, operands[0], "StatAvg")
     # All samples are looked through, however few have a value; eight take about as long as another operation. The longest history that can
     # be configured leaves a guest's round room for a dozen averages.
@@ -119,44 +116,41 @@ def _average(machine: Machine, thing: Thing, operands: Sequence[Datum], _place: 
     return mean
 
 
-def _set_variable(machine: Machine, thing: Thing, operands: Sequence[Datum], _place: Place) -> Datum:
+def _set_variable(machine: State, thing: Thing, operands: Sequence[Datum], _place: Place) -> Datum:
     name = _name(operands[0], "SetVar")
     machine.charge(cost(operands[1]))
-    kept = machine.variables.setdefault(thing.key, {})
+    kept = machine.kept(thing)
     if name not in kept and len(kept) >= KEPT:
         raise PolicyError("limit", f"an entity keeps at most {KEPT} variables")
     machine.write(kept, name, outward(operands[1]))
     return None
 
 
-def _get_variable(machine: Machine, thing: Thing, operands: Sequence[Datum], _place: Place) -> Datum:
+def _get_variable(machine: State, thing: Thing, operands: Sequence[Datum], _place: Place) -> Datum:
     name = _name(operands[0], "GetVar")
-    value = _taken(machine, machine.variables.get(thing.key, {}).get(name))
+    value = _taken(machine, machine.kept_value(thing, name))
     _note(machine, thing, "variable", name, value)
     return value
 
 
-def _control(machine: Machine, thing: Thing, operands: Sequence[Datum], place: Place) -> Datum:
+def _control(machine: State, thing: Thing, operands: Sequence[Datum], place: Place) -> Datum:
     name = _name(operands[0], "Control")
     _want(machine, thing.key, name, "", operands[1], place)
     return None
 
 
-def _want(machine: Machine, key: str, name: str, item: str, value: Datum, place: Place) -> None:
+def _want(machine: State, key: str, name: str, item: str, value: Datum, place: Place) -> None:
     machine.charge(cost(value))
-    reads = tuple(islice(machine.reads.values(), READS)) if machine.reads is not None else ()
-    wanted = Wanted(key, name, outward(value), place, machine.chain(), item, reads)
-    machine.write(machine.controls.setdefault(key, {}), (name, item), wanted)
+    machine.want(key, name, item, outward(value), place)
 
 
-def _set_figure(name: str, machine: Machine, disk: Record, operands: Sequence[Datum], place: Place) -> Datum:
+def _set_figure(name: str, machine: State, disk: Record, operands: Sequence[Datum], place: Place) -> Datum:
     _want(machine, disk.owner, name, disk.item, operands[0], place)
     return None
 
 
-def _get_control(machine: Machine, thing: Thing, operands: Sequence[Datum], _place: Place) -> Datum:
-    wanted = machine.controls.get(thing.key, {}).get((_name(operands[0], "GetControl"), ""))
-    return None if wanted is None else _taken(machine, wanted.value)
+def _get_control(machine: State, thing: Thing, operands: Sequence[Datum], _place: Place) -> Datum:
+    return _taken(machine, machine.wanted(thing.key, _name(operands[0], "GetControl")))
 
 
 METHOD_CODE: Final[dict[str, Method]] = {

@@ -51,16 +51,24 @@ class Thing:
 class Record:
     """An object in a field: a disk in a guest's `io_tune`, or one of its sets of limits. It is equal only to itself.
 
-    `owner`: the key of the entity it belongs to. `item`: the name of the disk. `role`: "item" for the disk, else the member of the disk it is
-    ("current"...). `weight` and `depth` as those of lists.
+    `source`: its members as the snapshot has them, taken in one by one when they are read. `owner`: the key of the entity it belongs to.
+    `item`: the name of the disk. `role`: "item" for the disk, else the member of the disk it is ("current"...). `depth`: how deep it lies.
     """
 
-    members: Mapping[str, Datum]
+    source: Mapping[str, Value]
     owner: str
     item: str
     role: str
-    weight: int
     depth: int
+
+    @property
+    def weight(self) -> int:
+        """What it adds to the weight of a list."""
+        return len(self.source)
+
+    def member(self, name: str) -> Datum:
+        """The value of a member, nil if it has none. Raises PolicyError("value")."""
+        return inward(self.source.get(name), self.owner, self.depth + 1, (self.item, name if self.role == "item" else self.role))
 
 
 class List:
@@ -78,11 +86,14 @@ class List:
         self.items = tuple(items)
         inner = [item for item in self.items if type(item) is List or type(item) is Record]
         self.weight = len(self.items) + sum(item.weight for item in inner)
-        self.depth = 1 + max((item.depth for item in inner), default=0)
+        self.depth = 1 + max((item.depth for item in inner if type(item) is List), default=0)
         if self.weight > LIST_VALUES:
             raise PolicyError("value", f"a list of more than {LIST_VALUES} values")
         if self.depth > LIST_DEPTH:
             raise PolicyError("value", f"more than {LIST_DEPTH} lists inside each other")
+
+    def __bool__(self) -> bool:
+        return bool(self.items)
 
 
 Datum: TypeAlias = bool | int | float | str | List | Thing | Record | None
@@ -105,7 +116,7 @@ def kind_of(value: Datum) -> str:
 
 def truth(value: Datum) -> bool:
     """False are nil, false, 0, 0.0, "" and the empty list."""
-    return bool(value.items) if type(value) is List else bool(value)
+    return bool(value)
 
 
 def integer(value: int) -> int:
@@ -144,23 +155,21 @@ def inward(value: Value, owner: str = "", depth: int = 0, part: tuple[str, str] 
 def _record(value: Mapping[str, Value], owner: str, depth: int, part: tuple[str, str] | None) -> Record:
     name = value.get("name")
     item, role = part or (text(str(name)) if isinstance(name, str) else "", "item")
-    members = {
-        text(str(key)): inward(inner, owner, depth + 1, (item, role if part else key))
-        for key, inner in value.items()
-        if isinstance(key, str)
-    }
-    inside = [inner for inner in members.values() if type(inner) is List or type(inner) is Record]
-    weight = len(members) + sum(inner.weight for inner in inside)
-    if weight > LIST_VALUES:
-        raise PolicyError("value", f"an object of more than {LIST_VALUES} values")
-    return Record(members, owner, item, role, weight, 1 + max((inner.depth for inner in inside), default=0))
+    return Record(value, owner, item, role, depth)
 
 
 def plain(value: Datum) -> Value:
-    """A value read from the snapshot as data again."""
+    """A value read from the snapshot as data again; what the language has no type for is nil."""
     if type(value) is Record:
-        return {name: plain(inner) for name, inner in value.members.items()}
+        return {name: _plain_member(value, name) for name in value.source}
     return [plain(inner) for inner in value.items] if type(value) is List else outward(value)
+
+
+def _plain_member(record: Record, name: str) -> Value:
+    try:
+        return plain(record.member(name))
+    except PolicyError:
+        return None
 
 
 def outward(value: Datum) -> Value:

@@ -9,7 +9,7 @@ import pytest
 
 from momservice.fields import Names, Schema
 from momservice.policy import Decisions, evaluate, load
-from momservice.policy.machine import Machine
+from momservice.policy.state import State
 from momservice.snapshot import Entity, Sample, Snapshot
 
 FIELDS = frozenset({"mem", "disks"})
@@ -169,14 +169,14 @@ def test_a_kept_list_cannot_be_read_for_nothing() -> None:
 
 def test_a_long_journal_is_not_gone_through_after_every_round(monkeypatch: pytest.MonkeyPatch) -> None:
     gone_through = 0
-    shorten = Machine._shorten_journal
+    shorten = State._shorten
 
-    def counting(machine: Machine) -> None:
+    def counting(state: State) -> None:
         nonlocal gone_through
-        gone_through += len(machine._journal)
-        shorten(machine)
+        gone_through += len(state.journal)
+        shorten(state)
 
-    monkeypatch.setattr(Machine, "_shorten_journal", counting)
+    monkeypatch.setattr(State, "_shorten", counting)
     writes = "".join(f"(g.Control 'c{number}' 1)" for number in range(300))
     decisions = run(f"(with Guests g {{{writes}}})", guests=400)
     assert len(decisions.controls) == 120_000

@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The guests of a snapshot as columns: for each field the newest values of all guests, and sums over the history.
+
+Samples come in as rows (a mapping per guest) and stay so; a column is made when a policy first reads its field, and from then on with each
+sample. Sums are kept of integers only: adding and taking away floats would give another mean than adding them up anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import repeat
+from types import MappingProxyType
+from typing import Final, overload
+
+from momservice.snapshot import EMPTY, Entity, Sample, Value
+
+# Integers beyond it are left to the evaluator's own checks.
+_WIDE: Final = 1 << 64
+_INT: Final = {int}
+# Not EMPTY: that is what a guest gave that has nothing to tell.
+NO_ROW: Final[Sample] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class _Values:
+    """One field of all guests at one time. `integers`: the same with 0 for what isn't a plain integer; `odd`: where those are."""
+
+    integers: Sequence[int]
+    odd: frozenset[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Sums:
+    """The sums of one field over the history, by guest; None where some sample has no plain integer. `count`: samples in the history."""
+
+    by_guest: Sequence[int | None]
+    count: int
+
+
+class _Averaged:
+    """The history of one field that is averaged: its columns, oldest first, and their running sums."""
+
+    __slots__ = ("_columns", "_running", "sums")
+
+    def __init__(self, columns: Sequence[_Values], running: Sequence[int] | None = None) -> None:
+        self._columns = columns
+        self._running = list(map(sum, zip(*(c.integers for c in columns), strict=True))) if running is None else running
+        self.sums = Sums(self._with_gaps(), len(columns))
+
+    def _with_gaps(self) -> Sequence[int | None]:
+        odd = frozenset().union(*(column.odd for column in self._columns))
+        if not odd:
+            return self._running
+        gaps: list[int | None] = list(self._running)
+        for index in odd:
+            gaps[index] = None
+        return gaps
+
+    def after(self, new: _Values, length: int) -> _Averaged:
+        """The same with one more column, the oldest gone if there are more than `length`."""
+        columns = [*self._columns, new]
+        if len(columns) <= length:
+            return _Averaged(columns, [total + value for total, value in zip(self._running, new.integers, strict=True)])
+        gone = columns.pop(0)
+        triples = zip(self._running, new.integers, gone.integers, strict=True)
+        return _Averaged(columns, [total + value - old for total, value, old in triples])
+
+
+def _values(column: Sequence[Value]) -> _Values:
+    # The class before the range: a column of plain integers, the common case, is seen through by C code alone.
+    if set(map(type, column)) == _INT and max(column) < _WIDE and min(column) > -_WIDE:  # type: ignore[type-var, operator]  # only integers
+        return _Values(column, frozenset())  # type: ignore[arg-type]  # only integers
+    odd = frozenset(index for index, value in enumerate(column) if type(value) is not int or not -_WIDE < value < _WIDE)
+    return _Values([0 if index in odd else value for index, value in enumerate(column)], odd)  # type: ignore[misc]  # only integers
+
+
+class GuestTable(Sequence[Entity]):
+    """All guests at one moment, in the order of the snapshot; immutable. As a sequence it gives each guest as an `Entity`.
+
+    `keys`: of the guests. `rows`: oldest first, at each time one sample per guest, in their order; `NO_ROW` where a guest wasn't there.
+    `variables`: those kept by `SetVar`, by key.
+    """
+
+    def __init__(
+        self,
+        keys: Sequence[str],
+        properties: Sequence[Mapping[str, Value]],
+        rows: Sequence[Sequence[Sample]],
+        variables: Mapping[str, Mapping[str, Value]] = EMPTY,  # type: ignore[assignment]  # empty
+    ) -> None:
+        self.keys = keys
+        self.properties = properties
+        self.rows = rows
+        self.variables = variables
+        self._columns: dict[str, Sequence[Value]] = {}
+        self._averaged: dict[str, _Averaged] = {}
+        # What the table before this one was asked for.
+        self._inherited: dict[str, _Averaged] = {}
+
+    @classmethod
+    def of(cls, entities: Iterable[Entity]) -> GuestTable:
+        """A table of guests that are there already."""
+        guests = list(entities)
+        length = max((len(guest.samples) for guest in guests), default=0)
+        histories = [[*repeat(NO_ROW, length - len(guest.samples)), *guest.samples] for guest in guests]
+        rows = [list(row) for row in zip(*histories, strict=True)]
+        kept = {guest.key: guest.variables for guest in guests if guest.variables}
+        return cls([guest.key for guest in guests], [guest.properties for guest in guests], rows, kept)
+
+    def after(self, row: Sequence[Sample], length: int) -> GuestTable:
+        """The table with one more sample per guest; of more than `length` the oldest is gone."""
+        rows = [*self.rows[max(0, len(self.rows) + 1 - length) :], row]
+        table = GuestTable(self.keys, self.properties, rows, self.variables)
+        # Of tables that no policy saw, for samples come more often than runs, the heirs inherit from the one before.
+        known = self._averaged or self._inherited
+        table._inherited = {name: averaged.after(table._read(name), length) for name, averaged in known.items()}
+        return table
+
+    def with_variables(self, variables: Mapping[str, Mapping[str, Value]]) -> GuestTable:
+        """The same guests with other variables; what has been read of them stays known."""
+        table = GuestTable(self.keys, self.properties, self.rows, variables)
+        table._columns, table._averaged, table._inherited = self._columns, self._averaged, self._inherited
+        return table
+
+    def column(self, name: str) -> Sequence[Value]:
+        """The newest value of a field of each guest; None for nil."""
+        column = self._columns.get(name)
+        if column is None:
+            newest = self.rows[-1] if self.rows else [NO_ROW] * len(self.keys)
+            column = self._columns[name] = [row.get(name) for row in newest]
+        return column
+
+    def _read(self, name: str) -> _Values:
+        return _values(self.column(name))
+
+    def sums(self, name: str) -> Sums:
+        """The sums of a field over the history."""
+        if not self.rows:
+            return Sums([None] * len(self.keys), 0)
+        averaged = self._averaged.get(name)
+        if averaged is None:
+            # A field that nobody averages any more isn't inherited by the next table.
+            averaged = self._inherited.get(name) or _Averaged([_values([sample.get(name) for sample in row]) for row in self.rows])
+            self._averaged[name] = averaged
+        return averaged.sums
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    @overload
+    def __getitem__(self, index: int) -> Entity: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Entity]: ...
+
+    def __getitem__(self, index: int | slice) -> Entity | Sequence[Entity]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        samples = tuple(row[index] for row in self.rows)
+        first = next((number for number, sample in enumerate(samples) if sample is not NO_ROW), len(samples))
+        key = self.keys[index]
+        return Entity(key, samples[first:], self.properties[index], self.variables.get(key, EMPTY))

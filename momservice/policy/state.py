@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What a run has changed so far, and the way back: shared by the evaluator that traces and the compiled form.
+
+All that a run changes goes through `write`, which remembers what was there: undoing a failed form or a failed guest's round is going back
+through that journal.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from momservice.policy.decisions import Call, Place, Read
+from momservice.policy.values import Datum, List, PolicyError, Thing, as_text, inward, short
+from momservice.snapshot import Value
+
+CALL_DEPTH: Final = 200
+FORM_STEPS: Final = 10_000
+ROUND_STEPS: Final = 2_000
+RUN_STEPS: Final = 5_000_000
+DEBUG_LINES: Final = 1000
+ABSENT: Final = object()
+_JOURNAL: Final = 20_000
+
+
+class State(ABC):
+    """Variables, scopes, functions, kept variables and debug lines of one run.
+
+    `variable`: the value that each variable has now; `scopes`: innermost last, what their variables hide (ABSENT: nothing). With no scope
+    open, `variable` is the global scope. `reads`: the inputs read in the form under way, None when they aren't traced.
+    """
+
+    host: Thing
+    guests: List
+
+    def __init__(self, parameters: Mapping[str, Value]) -> None:
+        self.variable: dict[str, Any] = {name: inward(value) for name, value in parameters.items()}
+        self.scopes: list[dict[str, Any]] = []
+        self.functions: dict[str, Any] = {}
+        self.reads: dict[tuple[str, str, str], Read] | None = None
+        self.debug: list[str] = []
+        self.journal: list[tuple[dict[Any, Any], Any, Any]] = []
+        self._journal_limit = _JOURNAL
+
+    @abstractmethod
+    def charge(self, steps: int) -> None:
+        """Counts more steps for an operation whose cost depends on its operands. Raises PolicyError("limit")."""
+
+    @abstractmethod
+    def chain(self) -> Sequence[Call]:
+        """The calls that are under way."""
+
+    @abstractmethod
+    def want(self, key: str, name: str, item: str, value: Value, place: Place) -> None:
+        """Takes a control of the entity `key`; the last one of a name and item wins."""
+
+    @abstractmethod
+    def wanted(self, key: str, name: str, item: str = "") -> Value:
+        """The control that has been taken, None if none has."""
+
+    @abstractmethod
+    def kept(self, thing: Thing) -> dict[str, Value]:
+        """The variables that an entity keeps, to be changed by `write`."""
+
+    @abstractmethod
+    def kept_value(self, thing: Thing, name: str) -> Value:
+        """One of them; None if there is none."""
+
+    # --- changes and their undoing ---------------------------------------------------------------------------------------------------
+
+    def write(self, table: dict[Any, Any], name: object, value: object) -> None:
+        """Sets or (value ABSENT) removes an entry, so that it can be undone."""
+        self.journal.append((table, name, table.get(name, ABSENT)))
+        _put(table, name, value)
+
+    def undo(self, mark: int) -> None:
+        """Goes back to when the journal was that long."""
+        for table, name, old in reversed(self.journal[mark:]):
+            _put(table, name, old)
+        del self.journal[mark:]
+
+    def end_journal(self) -> None:
+        """What has been written stays."""
+        self.journal.clear()
+        self._journal_limit = _JOURNAL
+
+    def shorten_journal(self) -> None:
+        """Where it is long, keeps what each entry was at the start of the form: enough while no round is under way."""
+        if len(self.journal) > self._journal_limit:
+            self._shorten()
+
+    def _shorten(self) -> None:
+        first: dict[tuple[int, Any], tuple[dict[Any, Any], Any, Any]] = {}
+        for change in self.journal:
+            first.setdefault((id(change[0]), change[1]), change)
+        self.journal = list(first.values())
+        # What can't be shortened is gone through again only once it has doubled.
+        self._journal_limit = max(_JOURNAL, 2 * len(self.journal))
+
+    # --- scopes ----------------------------------------------------------------------------------------------------------------------
+
+    def define(self, name: str, value: Datum) -> Datum:
+        """Defines a variable in the innermost scope if it is absent there; gives the value it has then."""
+        if self.scopes:
+            scope = self.scopes[-1]
+            if name in scope:
+                return self._value(name)
+            scope[name] = self.variable.get(name, ABSENT)
+        elif name in self.variable:
+            return self._value(name)
+        self.write(self.variable, name, value)
+        return value
+
+    def _value(self, name: str) -> Datum:
+        value: Datum = self.variable[name]
+        return value
+
+    def look_up(self, name: str) -> Datum:
+        """The value of a variable. Raises PolicyError("name")."""
+        if name not in self.variable:
+            raise PolicyError("name", f"the variable '{short(name)}' is not defined here")
+        return self._value(name)
+
+    def assign(self, name: str, value: Datum) -> None:
+        """Sets a variable in the nearest scope that has it. Raises PolicyError("name")."""
+        self.look_up(name)
+        self.write(self.variable, name, value)
+
+    def open_scope(self) -> None:
+        """Begins a scope."""
+        self.scopes.append({})
+
+    def close_scope(self) -> None:
+        """Ends the innermost scope: what its variables hid is seen again."""
+        for name, hidden in self.scopes.pop().items():
+            self.write(self.variable, name, hidden)
+
+    def log(self, operands: Sequence[Datum]) -> None:
+        """Keeps the values of a `debug` form as one line of text; the first thousand lines of a run."""
+        if len(self.debug) < DEBUG_LINES:
+            self.debug.append(" ".join(map(as_text, operands[:100])))
+
+
+def _put(table: dict[Any, Any], name: object, value: object) -> None:
+    if value is ABSENT:
+        table.pop(name, None)
+    else:
+        table[name] = value
