@@ -18,14 +18,26 @@ from momservice.snapshot import EMPTY, Entity, Sample, Value
 # Integers beyond it are left to the evaluator's own checks.
 _WIDE: Final = 1 << 64
 _INT: Final = {int}
+_PLAIN: Final = frozenset({type(None), bool, float})
 # Not EMPTY: that is what a guest gave that has nothing to tell.
 NO_ROW: Final[Sample] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
-class _Values:
-    """One field of all guests at one time. `integers`: the same with 0 for what isn't a plain integer; `odd`: where those are."""
+class Raw:
+    """In a column, a value that isn't nil, a boolean, a float or an integer of at most 64 bits."""
 
+    value: Value
+
+
+@dataclass(frozen=True, slots=True)
+class _Values:
+    """One field of all guests at one time. `column`: Raw for what isn't a plain number or nil.
+
+    `integers`: 0 for what isn't an integer of at most 64 bits; `odd`: where those are.
+    """
+
+    column: Sequence[Value | Raw]
     integers: Sequence[int]
     odd: frozenset[int]
 
@@ -67,12 +79,20 @@ class _Averaged:
         return _Averaged(columns, [total + value - old for total, value, old in triples])
 
 
+def in_column(value: Value) -> Value | Raw:
+    """A value as columns have it."""
+    if type(value) in _PLAIN or (type(value) is int and -_WIDE < value < _WIDE):
+        return value
+    return Raw(value)
+
+
 def _values(column: Sequence[Value]) -> _Values:
     # The class before the range: a column of plain integers, the common case, is seen through by C code alone.
     if set(map(type, column)) == _INT and max(column) < _WIDE and min(column) > -_WIDE:  # type: ignore[type-var, operator]  # only integers
-        return _Values(column, frozenset())  # type: ignore[arg-type]  # only integers
+        return _Values(column, column, frozenset())  # type: ignore[arg-type]  # only integers
     odd = frozenset(index for index, value in enumerate(column) if type(value) is not int or not -_WIDE < value < _WIDE)
-    return _Values([0 if index in odd else value for index, value in enumerate(column)], odd)  # type: ignore[misc]  # only integers
+    integers: list[int] = [0 if index in odd else value for index, value in enumerate(column)]  # type: ignore[misc]  # only integers
+    return _Values(list(map(in_column, column)), integers, odd)
 
 
 class GuestTable(Sequence[Entity]):
@@ -93,7 +113,7 @@ class GuestTable(Sequence[Entity]):
         self.properties = properties
         self.rows = rows
         self.variables = variables
-        self._columns: dict[str, Sequence[Value]] = {}
+        self._values: dict[str, _Values] = {}
         self._averaged: dict[str, _Averaged] = {}
         # What the table before this one was asked for.
         self._inherited: dict[str, _Averaged] = {}
@@ -120,19 +140,19 @@ class GuestTable(Sequence[Entity]):
     def with_variables(self, variables: Mapping[str, Mapping[str, Value]]) -> GuestTable:
         """The same guests with other variables; what has been read of them stays known."""
         table = GuestTable(self.keys, self.properties, self.rows, variables)
-        table._columns, table._averaged, table._inherited = self._columns, self._averaged, self._inherited
+        table._values, table._averaged, table._inherited = self._values, self._averaged, self._inherited
         return table
 
-    def column(self, name: str) -> Sequence[Value]:
+    def column(self, name: str) -> Sequence[Value | Raw]:
         """The newest value of a field of each guest; None for nil."""
-        column = self._columns.get(name)
-        if column is None:
-            newest = self.rows[-1] if self.rows else [NO_ROW] * len(self.keys)
-            column = self._columns[name] = [row.get(name) for row in newest]
-        return column
+        return self._read(name).column
 
     def _read(self, name: str) -> _Values:
-        return _values(self.column(name))
+        values = self._values.get(name)
+        if values is None:
+            newest = self.rows[-1] if self.rows else [NO_ROW] * len(self.keys)
+            values = self._values[name] = _values([row.get(name) for row in newest])
+        return values
 
     def sums(self, name: str) -> Sums:
         """The sums of a field over the history."""

@@ -8,8 +8,8 @@ from typing import TypeAlias
 from momservice.policy.decisions import Place
 from momservice.policy.machine import HALT, Function, Loop, Machine
 from momservice.policy.members import METHOD_CODE, member, receiver
-from momservice.policy.operations import Binary, Variadic
-from momservice.policy.values import Datum, List, PolicyError, cost, kind_of, short, truth
+from momservice.policy.operations import Binary, Variadic, items_of
+from momservice.policy.values import Datum, List, PolicyError, cost, short, truth
 
 Address: TypeAlias = int
 
@@ -179,10 +179,7 @@ def call_method(machine: Machine, operand: tuple[str, int, Place]) -> None:
 
 def begin_loop(machine: Machine, _operand: None) -> None:
     """The list of a `with`."""
-    value = machine.stack[-1]
-    if type(value) is not List:
-        raise PolicyError("type", f"'with' takes a list, not {kind_of(value)}")
-    machine.stack[-1] = Loop(value.items)
+    machine.stack[-1] = Loop(items_of(machine.stack[-1]))
 
 
 def next_round(machine: Machine, operand: tuple[str, Address]) -> int | None:

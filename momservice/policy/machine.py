@@ -83,13 +83,15 @@ class Machine(State):
     def __init__(self, code: Code, schema: Schema, snapshot: Snapshot, parameters: Mapping[str, Value], *, trace: bool) -> None:
         super().__init__(parameters)
         self._code = code
-        self.host = Thing("host", snapshot.host, schema.host)
-        self.guests = List(Thing("guest", guest, schema.guest) for guest in snapshot.guests)
+        # The host is the last one: its index is -1.
+        self._entities = (*snapshot.guests, snapshot.host)
+        self.host = Thing("host", snapshot.host.key, schema.host)
+        self.guests = List(Thing("guest", guest.key, schema.guest, index) for index, guest in enumerate(snapshot.guests))
         self.stack: list[Any] = []
         # Of each call that is under way, the address to go back to and the function.
         self.calls: list[tuple[int, Function]] = []
         self._controls: dict[str, dict[tuple[str, str], Wanted]] = {}
-        self._variables = {entity.key: dict(entity.variables) for entity in (snapshot.host, *snapshot.guests) if entity.variables}
+        self._variables = {entity.key: dict(entity.variables) for entity in self._entities if entity.variables}
         self.reads = {} if trace else None
         self._round: _Round | None = None
         self._dropped: set[str] = set()
@@ -116,7 +118,7 @@ class Machine(State):
         return Decisions(results, self._wanted(), variables, self._failures, self.debug, RUN_STEPS - self._run_steps)
 
     def _wanted(self) -> list[Wanted]:
-        keys = (thing.key for thing in (self.host, *self.guests.items) if isinstance(thing, Thing))
+        keys = (entity.key for entity in (self._entities[-1], *self._entities[:-1]))
         return [wanted for key in keys if key not in self._dropped for _, wanted in sorted(self._controls.get(key, {}).items())]
 
     def _run_form(self, address: int) -> Datum:
@@ -205,7 +207,23 @@ class Machine(State):
         """The calls that are under way."""
         return tuple(Call(function.name, self._code.place(self._code.starts[back - 1])) for back, function in self.calls[-CALLS:])
 
-    # --- what methods want ---------------------------------------------------------------------------------------------------------------
+    # --- what methods read and want ---------------------------------------------------------------------------------------------------------------
+
+    def newest(self, thing: Thing, name: str) -> Value:
+        """The newest value of a field."""
+        return self._entities[thing.index].newest(name)
+
+    def history(self, thing: Thing, name: str) -> Sequence[Value]:
+        """The values of a field in all samples."""
+        return self._entities[thing.index].history(name)
+
+    def sample_count(self, thing: Thing) -> int:
+        """How many samples there are."""
+        return len(self._entities[thing.index].samples)
+
+    def properties(self, thing: Thing) -> Mapping[str, Value]:
+        """The properties of an entity."""
+        return self._entities[thing.index].properties
 
     def want(self, key: str, name: str, item: str, value: Value, place: Place) -> None:
         """Takes a control, with the inputs read so far."""

@@ -10,7 +10,7 @@ from typing import Any, Final, TypeAlias
 from momservice.policy.decisions import Place, Read
 from momservice.policy.forms import METHODS, TUNE_FIELDS, TUNE_FIGURE_OF, TUNE_SETTERS
 from momservice.policy.state import State
-from momservice.policy.values import NUMBERS, Datum, PolicyError, Record, Thing, cost, inward, kind_of, outward, plain, short
+from momservice.policy.values import Datum, PolicyError, Record, Thing, cost, inward, kind_of, outward, plain, short
 from momservice.snapshot import Value
 
 # How many variables an entity may keep: they last from run to run.
@@ -64,7 +64,7 @@ def _taken(machine: State, value: Value, owner: str = "") -> Datum:
 
 
 def _newest(machine: State, thing: Thing, name: str) -> Datum:
-    value = _taken(machine, thing.entity.newest(name), thing.key) if name in thing.names.declared else None
+    value = _taken(machine, machine.newest(thing, name), thing.key) if name in thing.names.declared else None
     _note(machine, thing, "stat", name, value)
     return value
 
@@ -91,7 +91,7 @@ def _prop(machine: State, thing: Thing, operands: Sequence[Datum], _place: Place
     name = _name(operands[0], "Prop")
     if name not in thing.names.properties:
         raise PolicyError("unknown-prop", f"the {thing.kind} has no property '{short(name)}'")
-    value = _taken(machine, thing.entity.properties.get(name))
+    value = _taken(machine, machine.properties(thing).get(name))
     _note(machine, thing, "property", name, value)
     return value
 
@@ -105,13 +105,10 @@ def _average(machine: State, thing: Thing, operands: Sequence[Datum], _place: Pl
     name = _field_name(thing, operands[0], "StatAvg")
     # All samples are looked through, however few have a value; eight take about as long as another operation. The longest history that can
     # be configured leaves a guest's round room for a dozen averages.
-    machine.charge(len(thing.entity.samples) // SAMPLES_PER_STEP)
-    values = [_taken(machine, value) for value in thing.entity.history(name)] if name in thing.names.declared else []
-    if not values:
-        raise PolicyError("no-data", f"'{name}' has no value to average")
-    if any(type(value) not in NUMBERS for value in values):
-        raise PolicyError("type", f"'{name}' can't be averaged: it isn't a number")
-    mean = float(sum(values)) / len(values)  # type: ignore[arg-type]  # all of them are numbers
+    machine.charge(machine.sample_count(thing) // SAMPLES_PER_STEP)
+    mean = machine.mean(thing, name) if name in thing.names.declared else None
+    if mean is None:
+        raise PolicyError("no-data", f"'{short(name)}' has no value to average")
     _note(machine, thing, "average", name, mean)
     return mean
 

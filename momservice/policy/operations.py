@@ -110,6 +110,13 @@ def _empty(value: Datum) -> bool:
     return value is None or (isinstance(value, str | List) and not truth(value))
 
 
+def items_of(value: Datum) -> tuple[Datum, ...]:
+    """The items of the list that a `with` goes through. Raises PolicyError("type")."""
+    if isinstance(value, List):
+        return value.items
+    raise PolicyError("type", f"'with' takes a list, not {kind_of(value)}")
+
+
 BINARY: Final[dict[str, Binary]] = {
     "+": _add,
     "-": _arithmetic("-", operator.sub),

@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Final
 
 from momservice.fields import Schema
+from momservice.policy.compiled.build import CompiledProgram, build
+from momservice.policy.compiled.run import Abandoned, Run
 from momservice.policy.compiler import Compiler
 from momservice.policy.decisions import Decisions, Diagnostic, Failure, Place
 from momservice.policy.machine import Code, Machine
@@ -33,6 +35,8 @@ class Program:
     schema: Schema
     parameters: Mapping[str, Value]
     code: Code = field(repr=False)
+    # None for what is too large to be worth it.
+    compiled: CompiledProgram | None = field(repr=False)
 
     def coerce_parameter(self, name: str, value: Value) -> Value:
         """The value as the parameter takes it: a bool as 1 or 0 for an integer, any number as a float for a float.
@@ -87,16 +91,26 @@ def _compile(sources: Sequence[Source], trees: Sequence[Sequence[Node]], schema:
     found = compiler.checks.diagnostics
     if compiler.checks.failed:
         return Loaded(None, found)
-    return Loaded(Program(tuple(source.name for source in sources), schema, MappingProxyType(defaults), compiler.code()), found)
+    code = compiler.code()
+    placed = [(form, source.base) for source, forms in zip(sources, trees, strict=True) for form in forms]
+    compiled = build(placed, schema, defaults, code.place)
+    return Loaded(Program(tuple(source.name for source in sources), schema, MappingProxyType(defaults), code, compiled), found)
 
 
 def evaluate(program: Program, snapshot: Snapshot, *, trace: bool = False) -> Decisions:
     """Runs a program on a snapshot. Pure: the same program and snapshot give the same decisions. Raises nothing.
 
-    With `trace` each control carries the inputs read on the way to it. A parameter of the snapshot that the program doesn't have, or has
-    with another type, isn't bound: the program's default holds.
+    With `trace` each control carries the inputs read on the way to it; nothing else differs but `steps`. A parameter of the snapshot that the
+    program doesn't have, or has with another type, isn't bound: the program's default holds.
     """
-    return Machine(program.code, program.schema, snapshot, _bound_parameters(program, snapshot), trace=trace).run()
+    bound, abandoned = _bound_parameters(program, snapshot), ""
+    if program.compiled is not None and not trace:
+        try:
+            return Run(program.compiled, program.schema, snapshot, bound).run()
+        except Abandoned as why:
+            abandoned = str(why)
+    decisions = Machine(program.code, program.schema, snapshot, bound, trace=trace).run()
+    return replace(decisions, abandoned=abandoned) if abandoned else decisions
 
 
 def _bound_parameters(program: Program, snapshot: Snapshot) -> dict[str, Value]:

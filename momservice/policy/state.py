@@ -11,8 +11,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from momservice.policy.decisions import Call, Place, Read
-from momservice.policy.values import Datum, List, PolicyError, Thing, as_text, inward, short
+from momservice.policy.decisions import Place, Read
+from momservice.policy.values import NUMBERS, Datum, List, PolicyError, Thing, as_text, cost, inward, short
 from momservice.snapshot import Value
 
 CALL_DEPTH: Final = 200
@@ -48,8 +48,20 @@ class State(ABC):
         """Counts more steps for an operation whose cost depends on its operands. Raises PolicyError("limit")."""
 
     @abstractmethod
-    def chain(self) -> Sequence[Call]:
-        """The calls that are under way."""
+    def newest(self, thing: Thing, name: str) -> Value:
+        """The newest value of a field."""
+
+    @abstractmethod
+    def history(self, thing: Thing, name: str) -> Sequence[Value]:
+        """The values of a field in all samples, oldest first, nil ones left out."""
+
+    @abstractmethod
+    def sample_count(self, thing: Thing) -> int:
+        """How many samples there are to look through."""
+
+    @abstractmethod
+    def properties(self, thing: Thing) -> Mapping[str, Value]:
+        """The properties of an entity."""
 
     @abstractmethod
     def want(self, key: str, name: str, item: str, value: Value, place: Place) -> None:
@@ -66,6 +78,17 @@ class State(ABC):
     @abstractmethod
     def kept_value(self, thing: Thing, name: str) -> Value:
         """One of them; None if there is none."""
+
+    def mean(self, thing: Thing, name: str) -> float | None:
+        """The mean of a field over the history, None without any value. Raises PolicyError("type", "value")."""
+        values = []
+        for value in self.history(thing, name):
+            taken = inward(value)
+            self.charge(cost(taken))
+            values.append(taken)
+        if any(type(value) not in NUMBERS for value in values):
+            raise PolicyError("type", f"'{short(name)}' can't be averaged: it isn't a number")
+        return sum(values) / len(values) if values else None  # type: ignore[arg-type]  # all of them are numbers
 
     # --- changes and their undoing ---------------------------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from typing import Final, TypeAlias
 
 from momservice.fields import EntityKind, Names
 from momservice.policy.decisions import LONGEST_NAME, Opaque
-from momservice.snapshot import Entity, Value
+from momservice.snapshot import Value
 from momservice.text import shown as printable
 
 INTEGER_BITS: Final = 256
@@ -35,16 +35,15 @@ class PolicyError(Exception):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Thing:
-    """An entity in a run. `names` says which fields and properties it has; it is equal only to itself."""
+    """An entity in a run; it is equal only to itself.
+
+    `key`: the snapshot's. `names` says which fields and properties it has. `index`: its place among the guests, -1 for the host.
+    """
 
     kind: EntityKind
-    entity: Entity
+    key: str
     names: Names
-
-    @property
-    def key(self) -> str:
-        """The snapshot's key of the entity."""
-        return self.entity.key
+    index: int = -1
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""From a checked program to its compiled form, or to none where that doesn't pay."""
+
+from __future__ import annotations
+
+import ast
+import builtins
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import CodeType
+from typing import Any, Final
+
+from momservice.columns import Raw
+from momservice.fields import Schema
+from momservice.policy.compiled.dynamic import DynamicEmitter, Made
+from momservice.policy.compiled.emitter import OPERATIONS, Sites
+from momservice.policy.compiled.facts import ALWAYS, ANY, FLOAT, INT, MAYBE, STR, UNDEFINED, Fact, Unresolved
+from momservice.policy.compiled.methods import StaticCode
+from momservice.policy.compiled.run import GENERATED, Form, Function, Site
+from momservice.policy.compiled.static import Definition, World
+from momservice.policy.compiled.tree import GLOBALS, RUN, Tree
+from momservice.policy.decisions import Place
+from momservice.policy.members import member, receiver
+from momservice.policy.names import form_name
+from momservice.policy.operations import BINARY, VARIADIC, items_of
+from momservice.policy.reader import Atom, Group, Node
+from momservice.policy.state import ABSENT, FORM_STEPS
+from momservice.policy.values import INTEGER_BITS, integer
+from momservice.snapshot import Value
+
+# Larger programs are left to the tracing evaluator: to make code of them takes longer than it saves.
+LARGEST: Final = 20_000
+_BUILTINS: Final = ("type", "int", "float", "abs", "len", "range", "zip", "Exception")
+
+
+@dataclass(frozen=True, slots=True)
+class CompiledProgram:
+    """The compiled form. `lines` grows as errors are looked up: it is a memory of what never changes."""
+
+    forms: Sequence[Form]
+    static_steps: int
+    static_averages: int
+    sites: Sequence[Site]
+    place: Callable[[int], Place]
+    lines: dict[tuple[CodeType, int], int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class _Names:
+    """What a program binds and uses, as far as generated code depends on it."""
+
+    defined: Counter[str]
+    assigned: frozenset[str]
+    defvars: frozenset[str]
+    controls_are_read: bool
+
+
+# A top-level form and the offset of its fragment.
+Source = tuple[Node, int]
+
+
+def build(
+    forms: Sequence[Source], schema: Schema, parameters: Mapping[str, Value], place: Callable[[int], Place]
+) -> CompiledProgram | None:
+    """The compiled form of a checked program."""
+    names = _names(forms)
+    if names is None:
+        return None
+    world = World(schema, _definitions(forms, names.defined), names.assigned, names.controls_are_read)
+    builder = _Builder(world, names, {name: Fact(MAYBE, _types(default)) for name, default in parameters.items()})
+    try:
+        made = [builder.form(index, node, base) for index, (node, base) in enumerate(forms)]
+    except (RecursionError, MemoryError):
+        # Python's own compiler has limits, too.
+        return None
+    steps = sum(form.steps for form in made)
+    return CompiledProgram(made, steps, sum(form.averages for form in made), builder.sites.all, place)
+
+
+def _types(default: Value) -> int:
+    if isinstance(default, float):
+        return FLOAT
+    return INT if isinstance(default, int) else STR if isinstance(default, str) else ANY
+
+
+def _names(forms: Sequence[Source]) -> _Names | None:
+    """What the forms bind and use; None if there is too much of them."""
+    defined: Counter[str] = Counter()
+    bound: dict[str, set[str]] = {"set": set(), "defvar": set()}
+    controls_are_read = False
+    waiting: list[Node] = [node for node, _ in forms]
+    seen = 0
+    while waiting:
+        seen += 1
+        node = waiting.pop()
+        if isinstance(node, Atom):
+            controls_are_read = controls_are_read or node.name.endswith(".GetControl")
+            continue
+        waiting.extend(node.items)
+        form, name = form_name(node), node.items[1] if len(node.items) > 1 else None
+        if isinstance(name, Atom) and form == "def":
+            defined[name.name] += 1
+        elif isinstance(name, Atom) and form in bound:
+            bound[form].add(name.name)
+    return _Names(defined, frozenset(bound["set"]), frozenset(bound["defvar"]), controls_are_read) if seen <= LARGEST else None
+
+
+def _definitions(forms: Sequence[Source], defined: Counter[str]) -> dict[str, Definition]:
+    found: dict[str, Definition] = {}
+    for index, (node, base) in enumerate(forms):
+        made = _definition(node, base, index)
+        if made is not None and defined[made.name] == 1:
+            found[made.name] = made
+    return found
+
+
+def _definition(node: Node, base: int, form: int) -> Definition | None:
+    if not isinstance(node, Group) or form_name(node) != "def":
+        return None
+    _, name, parameters, body = node.items
+    if not isinstance(name, Atom) or not isinstance(parameters, Group):
+        return None
+    return Definition(name.name, [item.name for item in parameters.items if isinstance(item, Atom)], body, base, form)
+
+
+class _Builder:
+    """Generates form after form; what is known of global variables goes from one to the next."""
+
+    def __init__(self, world: World, names: _Names, known: dict[str, Fact]) -> None:
+        self.sites = Sites()
+        self._world = world
+        self._names = names
+        self._known = known
+        self._namespace = _namespace()
+
+    def form(self, index: int, node: Node, base: int) -> Form:
+        dynamic = DynamicEmitter(self.sites, f"d{index}_")
+        name, dynamic_steps = dynamic.form(node, base)
+        static, steps, averages = self._static(index, node, base, dynamic.made)
+        module = ast.Module([*dynamic.functions, *([] if static is None else [static])], [])
+        exec(compile(module, GENERATED, "exec"), self._namespace)  # noqa: S102  # made of numbered names and constants only
+        for made in dynamic.made:
+            self._namespace[made.place] = Function(made.name, made.parameters, self._namespace[made.body], made.steps)
+        return Form(None if static is None else self._namespace[f"s{index}"], self._namespace[name], steps, averages, dynamic_steps)
+
+    def _static(self, index: int, node: Node, base: int, made: Sequence[Made]) -> tuple[ast.stmt | None, int, int]:
+        definition = _definition(node, base, index)
+        if definition is not None:
+            return _defining(f"s{index}", made[-1]), 2, 0
+        emitter = StaticCode(self.sites, self._world, index, self._known)
+        try:
+            function = emitter.form(node, base, f"s{index}")
+        except Unresolved:
+            self._forget()
+            return None, 0, 0
+        for name, fact in emitter.facts_after().items():
+            before = self._known.get(name, UNDEFINED)
+            self._known[name] = fact.join(before) if emitter.fails else fact
+        if emitter.steps > FORM_STEPS:
+            return None, 0, 0
+        return function, emitter.steps, emitter.averages
+
+    def _forget(self) -> None:
+        """After a form of which nothing is known, any global variable may be anything; what was defined still is."""
+        for name in self._names.defvars | self._known.keys():
+            state = self._known.get(name, UNDEFINED).state
+            self._known[name] = Fact(ALWAYS if state == ALWAYS else MAYBE)
+
+
+def _defining(name: str, made: Made) -> ast.stmt:
+    """The function of a form that only defines a function: nothing in it can fail."""
+    tree = Tree()
+    table = tree.assign("T", tree.attribute(tree.name(RUN), "functions"))
+    store = tree.assign_item("T", tree.constant(made.name), tree.name(made.place))
+    return tree.define(name, [RUN, GLOBALS], [table, store, tree.give(tree.constant(made.name))])
+
+
+def _namespace() -> dict[str, Any]:
+    """All that generated code can reach."""
+    operations = {OPERATIONS[name]: operation for name, operation in (*BINARY.items(), *VARIADIC.items())}
+    known = {name: getattr(builtins, name) for name in _BUILTINS}
+    limits = {"LOW": -(1 << INTEGER_BITS), "HIGH": 1 << INTEGER_BITS, "ABSENT": ABSENT}
+    functions = {"Raw": Raw, "member": member, "receiver": receiver, "items_of": items_of, "too_wide": integer}
+    return {"__builtins__": {}, **operations, **known, **limits, **functions}

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Static code of method calls: fields, averages and controls of known entities by known names directly, all else as the evaluator does it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import ast
+
+from momservice.policy.compiled.facts import FLOAT, GUESTS_REF, HOST_REF, SCALAR, GuestLoop, Ref, Val
+from momservice.policy.compiled.loops import LoopEmitter
+from momservice.policy.forms import METHODS, TUNE_SETTERS
+from momservice.policy.reader import Atom, Group, Node
+
+# Methods that only read.
+_READING = frozenset({"Prop", "Stat", "StatAvg", "GetVar", "GetControl"})
+# The receiver, and the call.
+_CALL = 2
+
+
+class StaticCode(LoopEmitter):
+    """Adds the methods: the whole static emitter."""
+
+    def method(self, node: Group, head: Atom, operands: Sequence[Node]) -> Val:
+        """A call of a method."""
+        *path, method = head.name.split(".")
+        self.steps += len(path) + _CALL
+        self.at(head)
+        base = self.read(head, path)
+        if base.ref in (None, GUESTS_REF):
+            base = self.kept(Val(self.risky(self.tree.call("receiver", self.datum(base), self.tree.constant(method)))))
+        values = self.known_operands(operands)
+        site = self.at(node)
+        name = operands[0].value if isinstance(operands[0], Atom) else None
+        if base.ref is not None and isinstance(name, str) and method in METHODS:
+            found = self._direct(base.ref, method, name, values, site)
+            if found is not None:
+                return found
+        self.writes = self.writes or method not in _READING
+        self.averages += method == "StatAvg"
+        return self._called(base, method, values, site)
+
+    def _called(self, base: Val, method: str, values: Sequence[Val], site: int) -> Val:
+        tree = self.tree
+        operands = tree.tuple([value.expr for value in values])
+        expr = self.risky(tree.run("method", tree.constant(method), base.expr, operands, tree.constant(site)))
+        if method in _READING:
+            return Val(expr)
+        self.block.append(tree.do(expr))
+        return self.constant(None)
+
+    def _direct(self, ref: Ref, method: str, name: str, values: Sequence[Val], site: int) -> Val | None:
+        names = self.world.schema.host if ref == HOST_REF else self.world.schema.guest
+        if method == "Stat" and name in names.known | names.declared:
+            return self._newest(ref, name, values)
+        if method == "StatAvg" and name in names.declared:
+            return self._average(ref, name, values, site)
+        own = self.round is not None and ref is self.round.loop and isinstance(ref, GuestLoop)
+        if method == "Control" and own and isinstance(ref, GuestLoop) and not self.world.controls_are_read:
+            value = values[1]
+            if not value.only(SCALAR):
+                value = self.kept(Val(self.risky(self.tree.run("sendable", value.expr))))
+            self.control(ref, name, value, site)
+            return self.constant(None)
+        return None
+
+    def _newest(self, ref: Ref, name: str, values: Sequence[Val]) -> Val | None:
+        found = self.field(ref, name)
+        if found is None or len(values) == 1:
+            return found
+        default = self.kept(values[1])
+        found = self.kept(found)
+        expr = self.tree.choose(self.tree.compare(found.expr, ast.Is(), self.tree.constant(None)), default.expr, found.expr)
+        return Val(expr, found.types | default.types, max(found.bits, default.bits))
+
+    def _average(self, ref: Ref, name: str, values: Sequence[Val], site: int) -> Val:
+        """The mean of a field: of the running sum, where there is one."""
+        tree = self.tree
+        self.averages += 1
+        if not isinstance(ref, GuestLoop):
+            return Val(self.risky(tree.run("host_mean", tree.constant(name))), FLOAT, 0)
+        if name not in ref.sums:
+            ref.sums[name] = self.fresh("a")
+        total = tree.name(ref.sums[name])
+        mean = tree.compute(total, ast.Div(), tree.name(ref.sums[name] + "n"))
+        slow = self._called(self.entity(ref), "StatAvg", values, site)
+        return Val(tree.choose(tree.compare(total, ast.Is(), tree.constant(None)), slow.expr, mean), FLOAT, 0)
+
+

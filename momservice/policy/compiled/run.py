@@ -1,0 +1,497 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A run of the compiled form: what generated code works on, and what it calls.
+
+Generated code counts no single steps: the compiler has proved a bound for each form and round, loops pay for all their rounds at once. Where
+a bound is passed the run is abandoned, and the tracing evaluator, which counts exactly, starts over. So does anything unforeseen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import CodeType, TracebackType
+from typing import Any, Final, NoReturn, Protocol, overload
+
+from momservice.columns import GuestTable, Raw, in_column
+from momservice.fields import Schema
+from momservice.policy.decisions import CALLS, Call, Decisions, Failure, Place, Wanted
+from momservice.policy.members import METHOD_CODE, SAMPLES_PER_STEP
+from momservice.policy.operations import items_of
+from momservice.policy.state import CALL_DEPTH, FORM_STEPS, ROUND_STEPS, RUN_STEPS, State
+from momservice.policy.values import Datum, List, PolicyError, Thing, cost, inward, outward, short, shown
+from momservice.snapshot import HOST, Snapshot, Value
+
+# The file name of generated code, by which its frames are known.
+GENERATED: Final = "<policy>"
+# A table of controls has the host's at this index, the guests' at theirs.
+HOST_INDEX: Final = -1
+
+# Where something happened: the offset in the text of all fragments, and of each call that led there the function and the offset.
+Site = tuple[int, Sequence[tuple[str, int]]]
+
+
+class Abandoned(Exception):
+    """The compiled form can't finish this run: it may come to a limit ("limit"), or something unforeseen happened (one line)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Function:
+    """A function of the policy for code that finds out at run time what it calls. `steps`: the most that its body takes by itself."""
+
+    name: str
+    parameters: tuple[str, ...]
+    body: Callable[[Run], Datum]
+    steps: int
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """A top-level form. `static`: knows where its variables are, None if that can't be known; `dynamic`: finds out at run time.
+
+    `steps`: the most that the static one takes outside of guests' rounds, beside `averages` of histories; `dynamic_steps`: the dynamic one
+    outside of calls and loops.
+    """
+
+    static: Callable[[Run, dict[str, Any]], object] | None
+    dynamic: Callable[[Run], Datum]
+    steps: int
+    averages: int
+    dynamic_steps: int
+
+
+class Compiled(Protocol):
+    """What a run needs of a compiled program."""
+
+    @property
+    def forms(self) -> Sequence[Form]:
+        """The top-level forms."""
+
+    @property
+    def static_steps(self) -> int:
+        """The steps of all static forms together."""
+
+    @property
+    def static_averages(self) -> int:
+        """The averages that all static forms together take."""
+
+    @property
+    def sites(self) -> Sequence[Site]:
+        """What the line numbers of generated code stand for."""
+
+    @property
+    def lines(self) -> dict[tuple[CodeType, int], int]:
+        """Lines of generated code by instruction, as far as they have been asked for."""
+
+    def place(self, start: int) -> Place:
+        """The place of an offset."""
+
+
+class Controls(Sequence[Wanted]):
+    """The controls of a run; each is made into a `Wanted` when it is asked for."""
+
+    def __init__(self, make: Callable[[], Sequence[Wanted]]) -> None:
+        self._make: Callable[[], Sequence[Wanted]] | None = make
+        self._made: Sequence[Wanted] = ()
+
+    def _all(self) -> Sequence[Wanted]:
+        if self._make is not None:
+            self._made, self._make = self._make(), None
+        return self._made
+
+    @overload
+    def __getitem__(self, index: int) -> Wanted: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Wanted]: ...
+
+    def __getitem__(self, index: int | slice) -> Wanted | Sequence[Wanted]:
+        return self._all()[index]
+
+    def __iter__(self) -> Iterator[Wanted]:
+        return iter(self._all())
+
+    def __len__(self) -> int:
+        return len(self._all())
+
+    def __eq__(self, other: object) -> bool:
+        return list(self._all()) == list(other) if isinstance(other, Sequence) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(tuple(self._all()))
+
+    def __repr__(self) -> str:
+        return repr(list(self._all()))
+
+
+class Run(State):
+    """One run of a compiled program on one snapshot. Attributes are what generated code uses."""
+
+    def __init__(self, compiled: Compiled, schema: Schema, snapshot: Snapshot, parameters: Mapping[str, Value]) -> None:
+        super().__init__(parameters)
+        self._compiled = compiled
+        self._schema = schema
+        self._snapshot = snapshot
+        self.table = snapshot.guests if isinstance(snapshot.guests, GuestTable) else GuestTable.of(snapshot.guests)
+        self.host = Thing("host", snapshot.host.key, schema.host)
+        self.dropped: set[int] = set()
+        self.controls: dict[tuple[str, str], dict[int, tuple[Value, int | Site]]] = {}
+        self.calls: list[tuple[str, int]] = []
+        self.failures: list[Failure] = []
+        self.form = 0
+        self.in_round = False
+        self.steps = 0
+        self.count = len(self.table.keys)
+        # What the history adds to the steps of each average.
+        self._average_steps = max(len(self.table.rows), len(snapshot.host.samples)) // SAMPLES_PER_STEP
+        self.left = RUN_STEPS - compiled.static_steps - compiled.static_averages * self._average_steps
+        self._things: dict[int, Thing] = {}
+        self._list: List | None = None
+        self._kept: dict[str, dict[str, Value]] = {}
+        self._indices: dict[str, int] = {}
+        self._host_means: dict[str, Datum] = {}
+        self._site: int | Site = 0
+        self.column = self.table.column
+        self.sums = self.table.sums
+
+    # --- running -------------------------------------------------------------------------------------------------------------------
+
+    def run(self) -> Decisions:
+        """Evaluates all top-level forms in order. Raises Abandoned."""
+        results: list[object] = []
+        variable = self.variable
+        for index, form in enumerate(self._compiled.forms):
+            self.form = index
+            self.steps = FORM_STEPS - form.steps - form.averages * self._average_steps
+            if self.steps < 0:
+                raise Abandoned("limit")
+            try:
+                results.append(self._dynamic(form) if form.static is None else form.static(self, variable))
+            except Exception as error:
+                self._form_failed(error)
+                results.append(None)
+            if self.journal:
+                self.end_journal()
+        if self.left < 0:
+            raise Abandoned("limit")
+        return Decisions(results, Controls(self._wanted), self._variables(), self.failures, self.debug, RUN_STEPS - self.left)
+
+    def dynamic(self, index: int) -> object:
+        """Runs the dynamic one of a form, where what the static one takes for granted isn't so."""
+        return self._dynamic(self._compiled.forms[index])
+
+    def _dynamic(self, form: Form) -> object:
+        self.steps = FORM_STEPS
+        self.charge(form.dynamic_steps)
+        return self.result(form.dynamic(self))
+
+    def result(self, value: Datum) -> object:
+        """The value of a form as it is shown, paid for by the run."""
+        self.pay(cost(value))
+        return shown(value)
+
+    def _wanted(self) -> list[Wanted]:
+        keys = (*self.table.keys, HOST)
+        found: dict[int, list[Wanted]] = {}
+        for (name, item), table in sorted(self.controls.items()):
+            for index, (value, site) in table.items():
+                place, calls = self._whereabouts(site)
+                found.setdefault(index, []).append(Wanted(keys[index], name, value, place, calls, item))
+        return [wanted for index in sorted(found) if index not in self.dropped for wanted in found[index]]
+
+    def _variables(self) -> Mapping[str, Mapping[str, Value]]:
+        host = self._snapshot.host
+        before = {**self.table.variables, **({host.key: host.variables} if host.variables else {})}
+        return {key: values for key, values in {**before, **self._kept}.items() if values}
+
+    # --- steps ---------------------------------------------------------------------------------------------------------------------
+
+    def charge(self, steps: int) -> None:
+        """Counts steps beyond the proved bounds. Raises Abandoned."""
+        self.steps -= steps
+        self.left -= steps
+        if self.steps < 0 or self.left < 0:
+            raise Abandoned("limit")
+
+    def pay(self, steps: int) -> None:
+        """Takes steps from the run alone. Raises Abandoned."""
+        self.left -= steps
+        if self.left < 0:
+            raise Abandoned("limit")
+
+    def begin_rounds(self, steps: int, averages: int) -> int:
+        """Pays for all rounds of an outermost guest loop at once, by the most that one takes; gives what is left for each. Raises Abandoned."""
+        steps += averages * self._average_steps
+        self.pay(steps * self.count)
+        if self.dropped:
+            self.charge(len(self.dropped))
+        if steps > ROUND_STEPS:
+            raise Abandoned("limit")
+        return ROUND_STEPS - steps
+
+    def charge_rounds(self, rounds: int, steps: int, averages: int) -> None:
+        """Counts the steps of all rounds of another loop, by the most that one takes. Raises Abandoned."""
+        self.charge(rounds * (steps + averages * self._average_steps))
+
+    def mark(self) -> int:
+        """Where the journal is, to go back to."""
+        return len(self.journal)
+
+    # --- failures --------------------------------------------------------------------------------------------------------------------
+
+    def _form_failed(self, error: Exception) -> None:
+        self._failed(error, None)
+        self.undo(0)
+        self.scopes.clear()
+        self.calls.clear()
+        self.in_round = False
+
+    def round_failed(self, error: Exception, index: int, mark: int) -> None:
+        """Notes that the round of a guest failed and undoes what it wrote. Raises Abandoned for what isn't an error of the policy."""
+        self._failed(error, self.table.keys[index])
+        if len(self.journal) > mark:
+            self.undo(mark)
+        self.dropped.add(index)
+
+    def _failed(self, error: Exception, entity: str | None) -> None:
+        if isinstance(error, PolicyError):
+            code, message = error.code, error.message
+        elif isinstance(error, ZeroDivisionError):
+            code, message = "zero-division", "division by zero"
+        elif isinstance(error, Abandoned):
+            raise error
+        elif isinstance(error, RecursionError | MemoryError):
+            raise Abandoned("limit") from error
+        else:
+            raise Abandoned(f"{type(error).__name__}: {error}") from error
+        place, calls = self._whereabouts(self._line(error.__traceback__))
+        self.failures.append(Failure(code, message, place, self.form, entity, calls))
+
+    def _line(self, trace: TracebackType | None) -> int | Site:
+        """Where in the policy an error came from: the innermost frame of generated code tells."""
+        innermost = None
+        while trace is not None:
+            if trace.tb_frame.f_code.co_filename is GENERATED:
+                innermost = trace
+            trace = trace.tb_next
+        if innermost is None:
+            raise Abandoned("an error from nowhere")
+        # Line numbers are looked for in a table from its start: once for each instruction is enough.
+        key = (innermost.tb_frame.f_code, innermost.tb_lasti)
+        line = self._compiled.lines.get(key)
+        if line is None:
+            line = self._compiled.lines[key] = innermost.tb_lineno - 1
+        if self.calls:
+            return self._compiled.sites[line][0], tuple(self.calls)
+        return line
+
+    def _whereabouts(self, site: int | Site) -> tuple[Place, Sequence[Call]]:
+        start, calls = self._compiled.sites[site] if isinstance(site, int) else site
+        place = self._compiled.place
+        return place(start), tuple(Call(name, place(where)) for name, where in calls[-CALLS:])
+
+    # --- entities --------------------------------------------------------------------------------------------------------------------
+
+    def thing(self, index: int) -> Thing:
+        """A guest as a value."""
+        thing = self._things.get(index)
+        if thing is None:
+            thing = self._things[index] = Thing("guest", self.table.keys[index], self._schema.guest, index)
+        return thing
+
+    @property
+    def guest_list(self) -> List:
+        """The value of `Guests`."""
+        if self._list is None:
+            self._list = List(map(self.thing, range(len(self.table.keys))))
+        return self._list
+
+    def newest(self, thing: Thing, name: str) -> Value:
+        """The newest value of a field."""
+        if thing.index == HOST_INDEX:
+            return self._snapshot.host.newest(name)
+        return self.table.rows[-1][thing.index].get(name) if self.table.rows else None
+
+    def history(self, thing: Thing, name: str) -> Sequence[Value]:
+        """The values of a field in all samples."""
+        if thing.index == HOST_INDEX:
+            return self._snapshot.host.history(name)
+        return [value for row in self.table.rows if (value := row[thing.index].get(name)) is not None]
+
+    def mean(self, thing: Thing, name: str) -> float | None:
+        """The mean of a field over the history; from the running sums where there are."""
+        if thing.index != HOST_INDEX:
+            sums = self.table.sums(name)
+            total = sums.by_guest[thing.index]
+            if total is not None:
+                return total / sums.count
+        return super().mean(thing, name)
+
+    def sample_count(self, thing: Thing) -> int:
+        """How many samples there are."""
+        return len(self._snapshot.host.samples if thing.index == HOST_INDEX else self.table.rows)
+
+    def properties(self, thing: Thing) -> Mapping[str, Value]:
+        """The properties of an entity."""
+        return self._snapshot.host.properties if thing.index == HOST_INDEX else self.table.properties[thing.index]
+
+    def host_value(self, name: str) -> Value | Raw:
+        """The newest value of a field of the host, as columns have it."""
+        return in_column(self._snapshot.host.newest(name))
+
+    def host_mean(self, name: str) -> Datum:
+        """`Host.StatAvg` of a field; what it was the last time, for samples don't change within a run."""
+        mean = self._host_means.get(name)
+        if mean is None:
+            mean = self._host_means[name] = METHOD_CODE["StatAvg"](self, self.host, (name,), _NOWHERE)
+        return mean
+
+    def taken(self, value: Value | Raw, index: int) -> Datum:
+        """A value of a column as one of the language. Raises PolicyError("value")."""
+        if not isinstance(value, Raw):
+            return value  # type: ignore[return-value]  # columns hold nothing else that isn't of the language
+        taken = inward(value.value, HOST if index == HOST_INDEX else self.table.keys[index])
+        self.charge(cost(taken))
+        return taken
+
+    # --- controls and variables ------------------------------------------------------------------------------------------------------
+
+    def _index(self, key: str) -> int:
+        if key == HOST:
+            return HOST_INDEX
+        if not self._indices:
+            self._indices = {known: index for index, known in enumerate(self.table.keys)}
+        return self._indices[key]
+
+    def want(self, key: str, name: str, item: str, value: Value, place: Place) -> None:  # noqa: ARG002  # the site tells the place
+        """Takes a control of the entity `key`."""
+        table = self.controls.setdefault((name, item), {})
+        self.write(table, self._index(key), (value, self._site))
+
+    def wanted(self, key: str, name: str, item: str = "") -> Value:
+        """The control that has been taken, None if none has."""
+        taken = self.controls.get((name, item), {}).get(self._index(key))
+        return None if taken is None else taken[0]
+
+    def take_controls(self, name: str, table: dict[int, tuple[Value, int | Site]]) -> None:
+        """Takes one control of many guests, by index, at the end of a form that has written them in order."""
+        known = self.controls.get((name, ""))
+        if known is None:
+            self.controls[name, ""] = table
+        else:
+            known.update(table)
+
+    def sendable(self, value: Datum) -> Value:
+        """The value of a control. Raises PolicyError("type")."""
+        self.charge(cost(value))
+        return outward(value)
+
+    def kept(self, thing: Thing) -> dict[str, Value]:
+        """The variables that an entity keeps, to be changed by `write`."""
+        if thing.key not in self._kept:
+            self._kept[thing.key] = dict(self._before(thing))
+        return self._kept[thing.key]
+
+    def kept_value(self, thing: Thing, name: str) -> Value:
+        """One of them; None if there is none."""
+        return (self._kept[thing.key] if thing.key in self._kept else self._before(thing)).get(name)
+
+    def _before(self, thing: Thing) -> Mapping[str, Value]:
+        if thing.index == HOST_INDEX:
+            return self._snapshot.host.variables
+        return self.table.variables.get(thing.key, {})
+
+    # --- what generated code calls where it knows little -------------------------------------------------------------------------------
+
+    def method(self, name: str, thing: object, operands: Sequence[Datum], site: int) -> Datum:
+        """Calls a method of an entity or object."""
+        self._site = (self._compiled.sites[site][0], tuple(self.calls)) if self.calls else site
+        return METHOD_CODE[name](self, thing, operands, _NOWHERE)
+
+    def function(self, name: str, count: int) -> Function:
+        """The function that a call finds, before its arguments evaluate. Raises PolicyError("name", "arity")."""
+        function: Function | None = self.functions.get(name)
+        if function is None:
+            raise PolicyError("name", f"the function '{short(name)}' is not defined yet")
+        if len(function.parameters) != count:
+            raise PolicyError("arity", f"'{short(name)}' takes {len(function.parameters)} arguments, not {count}")
+        return function
+
+    def call(self, function: Function, operands: Sequence[Datum], start: int) -> Datum:
+        """Calls a function; `start`: where. Raises PolicyError("too-deep")."""
+        if len(self.calls) == CALL_DEPTH:
+            raise PolicyError("too-deep", f"calls are more than {CALL_DEPTH} deep")
+        self.charge(function.steps)
+        self.calls.append((function.name, start))
+        self.open_scope()
+        for name, value in zip(function.parameters, operands, strict=True):
+            self.define(name, value)
+        value = function.body(self)
+        self.close_scope()
+        self.calls.pop()
+        return value
+
+    def loop(self, value: Datum, item: str, body: Callable[[Run], Datum], steps: int) -> Datum:
+        """A `with` of which isn't known what its list holds. `steps`: the most that a round takes by itself."""
+        values = [self._round(one, item, body, steps) for one in items_of(value)]
+        result = List(values)
+        self.charge(result.weight - len(values))
+        return result
+
+    def _round(self, one: Datum, item: str, body: Callable[[Run], Datum], steps: int) -> Datum:
+        if type(one) is Thing and one.index != HOST_INDEX:
+            if one.index in self.dropped:
+                self.charge(1)
+                return None
+            if not self.in_round:
+                return self._outer_round(one, item, body, steps)
+        self.charge(steps)
+        return self._body(one, item, body)
+
+    def _body(self, one: Datum, item: str, body: Callable[[Run], Datum]) -> Datum:
+        self.open_scope()
+        self.define(item, one)
+        value = body(self)
+        self.close_scope()
+        return value
+
+    def _outer_round(self, guest: Thing, item: str, body: Callable[[Run], Datum], steps: int) -> Datum:
+        before, self.steps, self.in_round = self.steps, ROUND_STEPS, True
+        mark, scopes, calls = len(self.journal), len(self.scopes), len(self.calls)
+        try:
+            self.charge(steps)
+            return self._body(guest, item, body)
+        except Exception as error:
+            self.round_failed(error, guest.index, mark)
+            del self.scopes[scopes:], self.calls[calls:]
+            return None
+        finally:
+            self.steps, self.in_round = before, False
+            self.shorten_journal()
+
+    def gone(self, value: Datum) -> bool:
+        """Whether a loop passes over an item: a guest that has failed."""
+        return type(value) is Thing and value.index in self.dropped
+
+    def list_of(self, values: Sequence[Datum]) -> List:
+        """The values of a loop as a list."""
+        result = List(values)
+        self.charge(result.weight - len(result.items))
+        return result
+
+    def undefined(self, name: str) -> NoReturn:
+        """Raises PolicyError("name")."""
+        raise PolicyError("name", f"the variable '{short(name)}' is not defined here")
+
+    def binary(self, operation: Callable[[Datum, Datum], Datum], left: Datum, right: Datum) -> Datum:
+        """A form of two operands."""
+        if type(left) is str or type(left) is List:
+            self.charge(cost(left, right))
+        return operation(left, right)
+
+    def variadic(self, operation: Callable[[Sequence[Datum]], Datum], operands: Sequence[Datum]) -> Datum:
+        """A form of any number of operands."""
+        self.charge(cost(*operands))
+        return operation(operands)
+
+
+_NOWHERE: Final = Place("", 0, 0)

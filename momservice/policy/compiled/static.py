@@ -1,0 +1,434 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Code for forms of which all is known before the run: calls are inlined, and each variable of each scope is a variable of the code.
+
+Scope is dynamic, but where calls are inlined the scopes that are open at a point are known. Whether a variable is defined may depend on the
+run: then it holds ABSENT until it is. Changes of global variables are local until the form's end, so a form that fails has changed nothing; a
+guest's round keeps what it may change outside of itself and puts it back.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from momservice.fields import Schema
+from momservice.policy.compiled.emitter import RESULT, Emitter, Sites, Want
+from momservice.policy.compiled.facts import (
+    ALWAYS,
+    ANY,
+    COLUMN_BITS,
+    GUESTS_REF,
+    HOST_REF,
+    LIST,
+    MAYBE,
+    NEVER,
+    RAW,
+    THING,
+    UNDEFINED,
+    Fact,
+    GuestLoop,
+    Ref,
+    Unresolved,
+    Val,
+    join,
+)
+from momservice.policy.compiled.tree import GLOBALS, RUN
+from momservice.policy.reader import Group, Node
+
+# Inlining may multiply the code: beyond so many values in a form it isn't worth it.
+INLINED: Final = 4000
+NESTED_CALLS: Final = 30
+
+
+@dataclass(frozen=True, slots=True)
+class Definition:
+    """A function whose definition is certain after a form: there is no other, and it is a top-level form by itself."""
+
+    name: str
+    parameters: Sequence[str]
+    body: Node
+    base: int
+    form: int
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """What the static code of a program may rely on. `assigned`: the names that some `set` assigns to."""
+
+    schema: Schema
+    functions: Mapping[str, Definition]
+    assigned: frozenset[str]
+    controls_are_read: bool
+
+
+@dataclass(slots=True, eq=False)
+class Slot:
+    """A variable of one scope. `ref`: the entity it certainly is."""
+
+    var: str
+    depth: int
+    ref: Ref | None = None
+
+
+@dataclass(slots=True)
+class Scope:
+    """An open scope. `begin`: where those of its variables that may stay undefined are set to ABSENT."""
+
+    begin: ast.If
+    slots: dict[str, Slot] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Round:
+    """The round of an outermost guest loop that is being generated: how many scopes are outside of it, and what it sets there."""
+
+    loop: GuestLoop
+    depth: int
+    changed: dict[str, Slot] = field(default_factory=dict)
+
+
+class StaticEmitter(Emitter):
+    """Generates one top-level form. Raises Unresolved."""
+
+    def __init__(self, sites: Sites, world: World, form: int, known: Mapping[str, Fact]) -> None:
+        """`known`: facts of global variables at the start of the form."""
+        super().__init__(sites)
+        self.world = world
+        self.round: Round | None = None
+        self.starts: dict[str, Fact] = {}
+        self.looped = False
+        self._form = form
+        self._known = known
+        self._facts: dict[str, Fact] = {}
+        self._scopes: list[Scope] = [Scope(self.tree.placeholder())]
+        self._begins: dict[str, ast.If] = {}
+        self._guarded: set[str] = set()
+        self._written: set[str] = set()
+        self._indices: dict[str, ast.expr] = {}
+        self._host: dict[str, str] = {}
+        self._controls: dict[str, str] = {}
+        self._values = 0
+
+    # --- the function ------------------------------------------------------------------------------------------------------------------
+
+    def form(self, node: Node, base: int, name: str) -> ast.stmt:
+        """The function of the form."""
+        self.base = base
+        self.value(node, Want.RESULT)
+        self.steps += 1
+        self.at(node)
+        body = [*self._prologue(), *self.block, *self._epilogue(), self.tree.give(self.tree.name(RESULT))]
+        return self.tree.define(name, [RUN, GLOBALS], body)
+
+    def _prologue(self) -> list[ast.stmt]:
+        tree = self.tree
+        lines: list[ast.stmt] = []
+        for name, slot in self._scopes[0].slots.items():
+            lines.append(tree.assign(slot.var, self._load(name)))
+            if slot.var in self._guarded:
+                elsewhere = tree.give(tree.run("dynamic", tree.constant(self._form)))
+                lines.append(tree.if_(tree.is_(tree.name(slot.var), "ABSENT"), [elsewhere], []))
+        lines += [tree.assign(var, tree.run("host_value", tree.constant(name))) for name, var in self._host.items()]
+        if self.looped:
+            lines.append(tree.assign("D", tree.attribute(tree.name(RUN), "dropped")))
+        return [*lines, *(tree.assign(var, tree.empty()) for var in self._controls.values())]
+
+    def _load(self, name: str) -> ast.expr:
+        state = self._known.get(name, UNDEFINED).state
+        if state == NEVER:
+            return self.tree.name("ABSENT")
+        key = self.tree.constant(name)
+        return self.tree.item(GLOBALS, key) if state == ALWAYS else self.tree.get(GLOBALS, key, self.tree.name("ABSENT"))
+
+    def _epilogue(self) -> list[ast.stmt]:
+        tree = self.tree
+        lines: list[ast.stmt] = []
+        for name, slot in self._scopes[0].slots.items():
+            if slot.var in self._written:
+                store = tree.assign_item(GLOBALS, tree.constant(name), tree.name(slot.var))
+                always = self.fact(slot.var).state == ALWAYS
+                lines.append(store if always else tree.if_(tree.is_not(tree.name(slot.var), "ABSENT"), [store], []))
+        for name, var in self._controls.items():
+            lines.append(tree.if_(tree.name(var), [tree.do(tree.run("take_controls", tree.constant(name), tree.name(var)))], []))
+        return lines
+
+    def facts_after(self) -> dict[str, Fact]:
+        """The facts of the global variables that the form knows of, after it."""
+        return {name: self.fact(slot.var) for name, slot in self._scopes[0].slots.items()}
+
+    def value(self, node: Node, want: Want = Want.VALUE) -> Val:
+        """Generates the code of one value. Raises Unresolved where there is too much of it."""
+        self._values += 1
+        if self._values > INLINED:
+            raise Unresolved
+        return super().value(node, want)
+
+    # --- facts ---------------------------------------------------------------------------------------------------------------------------
+
+    def save(self) -> dict[str, Fact]:
+        """The facts at this point."""
+        return dict(self._facts)
+
+    def restore(self, saved: dict[str, Fact]) -> None:
+        """Go on from other facts."""
+        self._facts = dict(saved)
+
+    def join(self, saved: dict[str, Fact]) -> None:
+        """Go on from where the present facts or the saved ones hold."""
+        self._facts = join(self._facts, saved, self.starts)
+        for var, fact in self._facts.items():
+            begin = self._begins.get(var)
+            if fact.state == MAYBE and begin is not None:
+                begin.body.append(self.tree.assign(var, self.tree.name("ABSENT")))
+                del self._begins[var]
+
+    def fact(self, var: str) -> Fact:
+        """What is known of a variable here."""
+        return self._facts.get(var) or self.starts[var]
+
+    def refine(self, value: Val, types: int) -> None:
+        """From here on a value is known to have one of these types."""
+        if value.stable and value.var in self.starts:
+            self._facts[value.var] = Fact(ALWAYS, value.types & types, value.bits)
+
+    # --- scopes --------------------------------------------------------------------------------------------------------------------------
+
+    @property
+    def depth(self) -> int:
+        """How many scopes are open."""
+        return len(self._scopes)
+
+    def open(self, begin: ast.If) -> Scope:
+        """Begins a scope; `begin` is in the code where it begins."""
+        scope = Scope(begin)
+        self._scopes.append(scope)
+        return scope
+
+    def close(self) -> None:
+        """Ends the innermost scope."""
+        self._scopes.pop()
+
+    def bind(self, name: str, value: Val) -> None:
+        """Defines a variable that the innermost scope doesn't have."""
+        slot = Slot(self.fresh("v"), len(self._scopes) - 1, None if name in self.world.assigned else value.ref)
+        self._scopes[-1].slots[name] = slot
+        self.starts[slot.var] = Fact(ALWAYS, value.types, value.bits)
+        if slot.ref is None:
+            self.block.append(self.tree.assign(slot.var, self.datum(value)))
+
+    def forget_assigned(self) -> None:
+        """What a loop may set outside of itself may be anything when a round begins."""
+        for scope in self._scopes:
+            for name, slot in scope.slots.items():
+                if name in self.world.assigned:
+                    self._facts[slot.var] = Fact(self.fact(slot.var).state)
+
+    def _slot(self, depth: int, name: str) -> Slot | None:
+        scope = self._scopes[depth]
+        if depth == 0 and name not in scope.slots:
+            start = self._known.get(name, UNDEFINED)
+            slot = scope.slots[name] = Slot(self.fresh("g"), 0)
+            self.starts[slot.var] = Fact(start.state) if name in self.world.assigned else start
+        return scope.slots.get(name)
+
+    def _seen(self, name: str) -> list[Slot]:
+        """The slots where a variable may be, innermost first; only the last one may have it certainly."""
+        found: list[Slot] = []
+        for depth in range(len(self._scopes) - 1, -1, -1):
+            slot = self._slot(depth, name)
+            if slot is None or self.fact(slot.var).state == NEVER:
+                continue
+            found.append(slot)
+            if self.fact(slot.var).state == ALWAYS:
+                break
+        return found
+
+    # --- variables -------------------------------------------------------------------------------------------------------------------------
+
+    def variable(self, name: str) -> Val:
+        """The value of a variable."""
+        slots = self._seen(name)
+        if slots:
+            self._guard(slots[-1])
+        if slots and self.fact(slots[0].var).state == ALWAYS:
+            return self._from(slots[0], name)
+        return self._search(name, slots)
+
+    def _guard(self, slot: Slot) -> None:
+        """Takes for granted that a global variable which may be defined before the form is: where it isn't, the dynamic code runs."""
+        start = self.starts[slot.var]
+        if slot.depth == 0 and start.state == MAYBE and slot.var not in self._facts and slot.var not in self._written:
+            self._guarded.add(slot.var)
+            self.starts[slot.var] = Fact(ALWAYS, start.types, start.bits)
+
+    def _from(self, slot: Slot, name: str) -> Val:
+        if slot.ref is not None:
+            return self.entity(slot.ref)
+        fact = self.fact(slot.var)
+        stable = name not in self.world.assigned
+        return Val(self.tree.name(slot.var), fact.types, fact.bits, stable=stable, var=slot.var if stable else "")
+
+    def _search(self, name: str, slots: Sequence[Slot]) -> Val:
+        """A variable that is in one of several scopes, or in none."""
+        tree = self.tree
+        self.fails = True
+        expr, types, bits = tree.run("undefined", tree.constant(name)), 0, 0
+        for slot in reversed(slots):
+            found = self._from(slot, name)
+            types, bits = types | found.types, max(bits, found.bits)
+            certain = self.fact(slot.var).state == ALWAYS
+            expr = found.expr if certain else tree.choose(tree.is_(tree.name(slot.var), "ABSENT"), expr, found.expr)
+        return Val(expr, types or ANY, bits)
+
+    def define(self, node: Node, name: str, value: Val) -> Val:  # noqa: ARG002  # the place is set already
+        """`defvar`."""
+        depth = len(self._scopes) - 1
+        slot = self._slot(depth, name)
+        if slot is None:
+            slot = self._scopes[depth].slots[name] = Slot(self.fresh("v"), depth)
+            self.starts[slot.var] = UNDEFINED
+            self._begins[slot.var] = self._scopes[depth].begin
+        fact = self.fact(slot.var)
+        if fact.state == ALWAYS:
+            self.deliver(value, Want.DROP)
+            return self._from(slot, name)
+        self._store(slot, value, fact)
+        return self._from(slot, name)
+
+    def _store(self, slot: Slot, value: Val, fact: Fact) -> None:
+        if slot.depth == 0:
+            self._written.add(slot.var)
+        if fact.state == NEVER:
+            self.block.append(self.tree.assign(slot.var, value.expr))
+            self._facts[slot.var] = Fact(ALWAYS, value.types, value.bits)
+            return
+        kept = self.kept(value)
+        self.block.append(
+            self.tree.if_(self.tree.is_(self.tree.name(slot.var), "ABSENT"), [self.tree.assign(slot.var, kept.expr)], [])
+        )
+        self._facts[slot.var] = Fact(ALWAYS, fact.types | value.types, max(fact.bits, value.bits))
+
+    def assign(self, node: Node, name: str, value: Val) -> None:  # noqa: ARG002  # the place is set already
+        """`set`."""
+        slots = self._seen(name)
+        if slots:
+            self._guard(slots[-1])
+            slots = self._seen(name)
+        tree = self.tree
+        certain = bool(slots) and self.fact(slots[-1].var).state == ALWAYS
+        lines: list[ast.stmt] = [] if certain else [tree.do(tree.run("undefined", tree.constant(name)))]
+        self.fails = self.fails or not certain
+        for slot in reversed(slots):
+            store: list[ast.stmt] = [tree.assign(slot.var, value.expr)]
+            old = self.fact(slot.var)
+            lines = store if old.state == ALWAYS else [tree.if_(tree.is_(tree.name(slot.var), "ABSENT"), lines, store)]
+            self._changed(slot)
+            new = Fact(old.state, value.types, value.bits)
+            self._facts[slot.var] = new if len(slots) == 1 else old.join(new)
+        self.block += lines
+
+    def _changed(self, slot: Slot) -> None:
+        if slot.depth == 0:
+            self._written.add(slot.var)
+        if self.round is not None and slot.depth < self.round.depth:
+            self.round.changed[slot.var] = slot
+
+    def scoped(self, node: Node, bindings: Sequence[tuple[str, Node]], body: Callable[[], Val]) -> Val:
+        """`let`."""
+        self.at(node)
+        begin = self.tree.placeholder()
+        self.block.append(begin)
+        scope = self.open(begin)
+        for name, binding in bindings:
+            value = self.known(self.value(binding))
+            if name in scope.slots:
+                self.define(binding, name, value)
+            else:
+                self.bind(name, value)
+        result = self.known(body())
+        self.close()
+        return result
+
+    # --- functions -------------------------------------------------------------------------------------------------------------------------
+
+    def function(self, node: Group, name: str, parameters: Sequence[str], body: Node) -> Val:
+        """`def` inside of something else."""
+        raise Unresolved
+
+    def call(self, node: Group, name: str, operands: Sequence[Node], want: Want) -> Val:
+        """A call: the function's body in a scope with its parameters, here."""
+        known = self.world.functions.get(name)
+        if known is None or known.form >= self._form or len(known.parameters) != len(operands):
+            raise Unresolved
+        if len(self.calls) == NESTED_CALLS or any(called == name for called, _ in self.calls):
+            raise Unresolved
+        values = self.known_operands(operands)
+        self.steps += 3
+        self.at(node)
+        before = self.base, self.calls
+        begin = self.tree.placeholder()
+        self.block.append(begin)
+        self.open(begin)
+        for parameter, value in zip(known.parameters, values, strict=True):
+            self.bind(parameter, value)
+        self.calls = (*self.calls, (name, self.base + node.start))
+        self.base = known.base
+        result = self.known(self.value(known.body, want))
+        self.base, self.calls = before
+        self.close()
+        return result
+
+    # --- entities ------------------------------------------------------------------------------------------------------------------------
+
+    def entity(self, ref: Ref) -> Val:
+        """An entity as a value."""
+        if isinstance(ref, GuestLoop):
+            return Val(self.tree.run("thing", self.tree.name(ref.index)), THING, 0, ref=ref)
+        of_run = self.tree.attribute(self.tree.name(RUN), "host" if ref == HOST_REF else "guest_list")
+        return Val(of_run, THING if ref == HOST_REF else LIST, 0, ref=ref)
+
+    def read(self, node: Node, path: Sequence[str]) -> Val:  # noqa: ARG002  # the place is set already
+        """A plain or dotted name."""
+        base, *members = path
+        refs: dict[str, Ref] = {"Host": HOST_REF, "Guests": GUESTS_REF}
+        value = self.entity(refs[base]) if base in refs else self.variable(base)
+        for name in members:
+            value = self._member(value, name)
+        return value
+
+    def _member(self, value: Val, name: str) -> Val:
+        if value.ref is not None and value.ref != GUESTS_REF:
+            found = self.field(value.ref, name)
+            if found is not None:
+                return found
+        return Val(self.risky(self.tree.call("member", self.tree.name(RUN), self.datum(value), self.tree.constant(name))))
+
+    def field(self, ref: Ref, name: str) -> Val | None:
+        """The newest value of a field of an entity; None for a name that is none of its fields."""
+        names = self.world.schema.host if ref == HOST_REF else self.world.schema.guest
+        if name not in names.declared:
+            return self.constant(None) if name in names.known else None
+        var = self._field_var(ref, name)
+        fact = self.fact(var)
+        return Val(self.tree.name(var), fact.types, fact.bits, stable=True, var=var)
+
+    def _field_var(self, ref: Ref, name: str) -> str:
+        fields = ref.fields if isinstance(ref, GuestLoop) else self._host
+        if name not in fields:
+            var = fields[name] = self.fresh("f")
+            self.starts[var] = Fact(ALWAYS, ANY | RAW, COLUMN_BITS)
+            self._indices[var] = self.tree.name(ref.index) if isinstance(ref, GuestLoop) else self.tree.constant(-1)
+        return fields[name]
+
+    def opened(self, value: Val) -> ast.expr:
+        """A value of a column as one of the language."""
+        tree = self.tree
+        return tree.choose(tree.is_type(value.expr, "Raw"), tree.run("taken", value.expr, self._indices[value.var]), value.expr)
+
+    def control(self, loop: GuestLoop, name: str, value: Val, site: int) -> None:
+        """A control of the guest whose round it is: in a table of the form's own, that counts at the form's end."""
+        table = self._controls.setdefault(name, self.fresh("c"))
+        pair = self.tree.tuple([value.expr, self.tree.constant(site)])
+        self.block.append(self.tree.assign_item(table, self.tree.name(loop.index), pair))
