@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import repeat
+from operator import add
 from types import MappingProxyType
-from typing import Final, overload
+from typing import Final, NamedTuple, overload
 
 from momservice.snapshot import EMPTY, Entity, Sample, Value
 
@@ -30,8 +31,7 @@ class Raw:
     value: Value
 
 
-@dataclass(frozen=True, slots=True)
-class _Values:
+class _Values(NamedTuple):
     """One field of all guests at one time. `column`: Raw for what isn't a plain number or nil.
 
     `integers`: 0 for what isn't an integer of at most 64 bits; `odd`: where those are.
@@ -42,41 +42,47 @@ class _Values:
     odd: frozenset[int]
 
 
-@dataclass(frozen=True, slots=True)
-class Sums:
-    """The sums of one field over the history, by guest; None where some sample has no plain integer. `count`: samples in the history."""
+class Sums(NamedTuple):
+    """The sums of one field over the history, by guest; None where some sample has no plain integer. `samples`: how many are in the history."""
 
     by_guest: Sequence[int | None]
-    count: int
+    samples: int
 
 
 class _Averaged:
     """The history of one field that is averaged: its columns, oldest first, and their running sums."""
 
-    __slots__ = ("_columns", "_running", "sums")
+    __slots__ = ("_columns", "_odd", "_running", "sums")
 
-    def __init__(self, columns: Sequence[_Values], running: Sequence[int] | None = None) -> None:
+    def __init__(self, columns: Sequence[_Values], running: Sequence[int], odd: int) -> None:
+        """`odd`: how many of the columns hold something else than plain integers."""
         self._columns = columns
-        self._running = list(map(sum, zip(*(c.integers for c in columns), strict=True))) if running is None else running
-        self.sums = Sums(self._with_gaps(), len(columns))
+        self._running = running
+        self._odd = odd
+        self.sums = Sums(self._with_gaps() if odd else running, len(columns))
+
+    @classmethod
+    def of(cls, columns: Sequence[_Values]) -> _Averaged:
+        """The sums of some columns."""
+        running = list(map(sum, zip(*(column.integers for column in columns), strict=True)))
+        return cls(columns, running, sum(bool(column.odd) for column in columns))
 
     def _with_gaps(self) -> Sequence[int | None]:
-        odd = frozenset().union(*(column.odd for column in self._columns))
-        if not odd:
-            return self._running
         gaps: list[int | None] = list(self._running)
-        for index in odd:
-            gaps[index] = None
+        for column in self._columns:
+            for index in column.odd:
+                gaps[index] = None
         return gaps
 
     def after(self, new: _Values, length: int) -> _Averaged:
         """The same with one more column, the oldest gone if there are more than `length`."""
         columns = [*self._columns, new]
+        odd = self._odd + bool(new.odd)
         if len(columns) <= length:
-            return _Averaged(columns, [total + value for total, value in zip(self._running, new.integers, strict=True)])
+            return _Averaged(columns, list(map(add, self._running, new.integers)), odd)
         gone = columns.pop(0)
-        triples = zip(self._running, new.integers, gone.integers, strict=True)
-        return _Averaged(columns, [total + value - old for total, value, old in triples])
+        running = [total + value - old for total, value, old in zip(self._running, new.integers, gone.integers)]  # noqa: B905  # of one length
+        return _Averaged(columns, running, odd - bool(gone.odd))
 
 
 def in_column(value: Value) -> Value | Raw:
@@ -161,7 +167,7 @@ class GuestTable(Sequence[Entity]):
         averaged = self._averaged.get(name)
         if averaged is None:
             # A field that nobody averages any more isn't inherited by the next table.
-            averaged = self._inherited.get(name) or _Averaged([_values([sample.get(name) for sample in row]) for row in self.rows])
+            averaged = self._inherited.get(name) or _Averaged.of([_values([sample.get(name) for sample in row]) for row in self.rows])
             self._averaged[name] = averaged
         return averaged.sums
 

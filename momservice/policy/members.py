@@ -101,6 +101,11 @@ def _stat(machine: State, thing: Thing, operands: Sequence[Datum], _place: Place
     return operands[1] if value is None and len(operands) > 1 else value
 
 
+def no_data(name: str) -> PolicyError:
+    """The error of an average of nothing."""
+    return PolicyError("no-data", f"'{short(name)}' has no value to average")
+
+
 def _average(machine: State, thing: Thing, operands: Sequence[Datum], _place: Place) -> Datum:
     name = _field_name(thing, operands[0], "StatAvg")
     # All samples are looked through, however few have a value; eight take about as long as another operation. The longest history that can
@@ -108,7 +113,7 @@ def _average(machine: State, thing: Thing, operands: Sequence[Datum], _place: Pl
     machine.charge(machine.sample_count(thing) // SAMPLES_PER_STEP)
     mean = machine.mean(thing, name) if name in thing.names.declared else None
     if mean is None:
-        raise PolicyError("no-data", f"'{short(name)}' has no value to average")
+        raise no_data(name)
     _note(machine, thing, "average", name, mean)
     return mean
 

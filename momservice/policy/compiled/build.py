@@ -14,10 +14,10 @@ from typing import Any, Final
 from momservice.columns import Raw
 from momservice.fields import Schema
 from momservice.policy.compiled.dynamic import DynamicEmitter, Made
-from momservice.policy.compiled.emitter import OPERATIONS, Sites
+from momservice.policy.compiled.emitter import OPERATIONS, RESULT, Sites
 from momservice.policy.compiled.facts import ALWAYS, ANY, FLOAT, INT, MAYBE, STR, UNDEFINED, Fact, Unresolved
 from momservice.policy.compiled.methods import StaticCode
-from momservice.policy.compiled.run import GENERATED, Form, Function, Site
+from momservice.policy.compiled.run import GENERATED, Certain, Form, Function, Site
 from momservice.policy.compiled.static import Definition, World
 from momservice.policy.compiled.tree import GLOBALS, RUN, Tree
 from momservice.policy.decisions import Place
@@ -31,6 +31,8 @@ from momservice.snapshot import Value
 
 # Larger programs are left to the tracing evaluator: to make code of them takes longer than it saves.
 LARGEST: Final = 20_000
+# How many forms that can't fail are put together.
+_TOGETHER: Final = 50
 _BUILTINS: Final = ("type", "int", "float", "abs", "len", "range", "zip", "Exception")
 
 
@@ -38,7 +40,7 @@ _BUILTINS: Final = ("type", "int", "float", "abs", "len", "range", "zip", "Excep
 class CompiledProgram:
     """The compiled form. `lines` grows as errors are looked up: it is a memory of what never changes."""
 
-    forms: Sequence[Form]
+    parts: Sequence[Form | Certain]
     static_steps: int
     static_averages: int
     sites: Sequence[Site]
@@ -70,12 +72,11 @@ def build(
     world = World(schema, _definitions(forms, names.defined), names.assigned, names.controls_are_read)
     builder = _Builder(world, names, {name: Fact(MAYBE, _types(default)) for name, default in parameters.items()})
     try:
-        made = [builder.form(index, node, base) for index, (node, base) in enumerate(forms)]
+        parts = builder.parts(forms)
     except (RecursionError, MemoryError):
         # Python's own compiler has limits, too.
         return None
-    steps = sum(form.steps for form in made)
-    return CompiledProgram(made, steps, sum(form.averages for form in made), builder.sites.all, place)
+    return CompiledProgram(parts, sum(part.steps for part in parts), sum(part.averages for part in parts), builder.sites.all, place)
 
 
 def _types(default: Value) -> int:
@@ -124,6 +125,16 @@ def _definition(node: Node, base: int, form: int) -> Definition | None:
     return Definition(name.name, [item.name for item in parameters.items if isinstance(item, Atom)], body, base, form)
 
 
+@dataclass(frozen=True, slots=True)
+class _Static:
+    """The static code of a form. `certain`: nothing in it can fail or turn out not to be so."""
+
+    body: list[ast.stmt]
+    steps: int
+    averages: int
+    certain: bool
+
+
 class _Builder:
     """Generates form after form; what is known of global variables goes from one to the next."""
 
@@ -133,33 +144,77 @@ class _Builder:
         self._names = names
         self._known = known
         self._namespace = _namespace()
+        self._tree = Tree()
 
-    def form(self, index: int, node: Node, base: int) -> Form:
-        dynamic = DynamicEmitter(self.sites, f"d{index}_")
-        name, dynamic_steps = dynamic.form(node, base)
-        static, steps, averages = self._static(index, node, base, dynamic.made)
-        module = ast.Module([*dynamic.functions, *([] if static is None else [static])], [])
-        exec(compile(module, GENERATED, "exec"), self._namespace)  # noqa: S102  # made of numbered names and constants only
+    def parts(self, forms: Sequence[Source]) -> list[Form | Certain]:
+        """The code of all forms in order; those in a row that can't fail are one function."""
+        parts: list[Form | Certain] = []
+        certain: list[_Static] = []
+        for index, (node, base) in enumerate(forms):
+            dynamic = DynamicEmitter(self.sites, f"d{index}_")
+            name, dynamic_steps = dynamic.form(node, base)
+            static = self._static(index, node, base, dynamic.made)
+            if certain and (static is None or not static.certain or len(certain) == _TOGETHER):
+                parts.append(self._together(index, certain))
+                certain = []
+            if static is not None and static.certain:
+                self._make(dynamic, [])
+                certain.append(static)
+            else:
+                parts.append(self._form(index, dynamic, (name, dynamic_steps), static))
+        return [*parts, self._together(len(forms), certain)] if certain else parts
+
+    def _form(self, index: int, dynamic: DynamicEmitter, code: tuple[str, int], static: _Static | None) -> Form:
+        functions = [] if static is None else [self._function(f"s{index}", [*static.body, self._tree.give(self._tree.name(RESULT))])]
+        self._make(dynamic, functions)
+        name, steps = code
+        if static is None:
+            return Form(index, None, self._namespace[name], 0, 0, steps)
+        return Form(index, self._namespace[f"s{index}"], self._namespace[name], static.steps, static.averages, steps)
+
+    def _together(self, index: int, forms: Sequence[_Static]) -> Certain:
+        tree = self._tree
+        results = [f"{RESULT}{number}" for number in range(len(forms))]
+        body = [line for form, result in zip(forms, results, strict=True) for line in (*form.body, tree.assign(result, tree.name(RESULT)))]
+        name = f"c{index}"
+        self._run_module([self._function(name, [*body, tree.give(tree.tuple([tree.name(result) for result in results]))])])
+        return Certain(self._namespace[name], sum(form.steps for form in forms))
+
+    def _function(self, name: str, body: list[ast.stmt]) -> ast.stmt:
+        return self._tree.define(name, [RUN, GLOBALS], body)
+
+    def _make(self, dynamic: DynamicEmitter, functions: list[ast.stmt]) -> None:
+        self._run_module([*dynamic.functions, *functions])
         for made in dynamic.made:
             self._namespace[made.place] = Function(made.name, made.parameters, self._namespace[made.body], made.steps)
-        return Form(None if static is None else self._namespace[f"s{index}"], self._namespace[name], steps, averages, dynamic_steps)
 
-    def _static(self, index: int, node: Node, base: int, made: Sequence[Made]) -> tuple[ast.stmt | None, int, int]:
+    def _run_module(self, functions: list[ast.stmt]) -> None:
+        module = ast.Module(functions, [])
+        exec(compile(module, GENERATED, "exec"), self._namespace)  # noqa: S102  # made of numbered names and constants only
+
+    def _static(self, index: int, node: Node, base: int, made: Sequence[Made]) -> _Static | None:
         definition = _definition(node, base, index)
         if definition is not None:
-            return _defining(f"s{index}", made[-1]), 2, 0
-        emitter = StaticCode(self.sites, self._world, index, self._known)
+            return _Static(_defining(self._tree, made[-1]), 2, 0, certain=True)
         try:
-            function = emitter.form(node, base, f"s{index}")
+            emitter, body = self._emitted(index, node, base)
         except Unresolved:
             self._forget()
-            return None, 0, 0
+            return None
         for name, fact in emitter.facts_after().items():
             before = self._known.get(name, UNDEFINED)
             self._known[name] = fact.join(before) if emitter.fails else fact
         if emitter.steps > FORM_STEPS:
-            return None, 0, 0
-        return function, emitter.steps, emitter.averages
+            return None
+        return _Static(body, emitter.steps, emitter.averages, certain=not (emitter.fails or emitter.guarded))
+
+    def _emitted(self, index: int, node: Node, base: int) -> tuple[StaticCode, list[ast.stmt]]:
+        for direct in (True, False):
+            emitter = StaticCode(self.sites, self._world, index, self._known, direct=direct)
+            body = emitter.form(node, base)
+            if not emitter.mixed:
+                break
+        return emitter, body
 
     def _forget(self) -> None:
         """After a form of which nothing is known, any global variable may be anything; what was defined still is."""
@@ -168,12 +223,11 @@ class _Builder:
             self._known[name] = Fact(ALWAYS if state == ALWAYS else MAYBE)
 
 
-def _defining(name: str, made: Made) -> ast.stmt:
-    """The function of a form that only defines a function: nothing in it can fail."""
-    tree = Tree()
+def _defining(tree: Tree, made: Made) -> list[ast.stmt]:
+    """The code of a form that only defines a function: nothing in it can fail."""
     table = tree.assign("T", tree.attribute(tree.name(RUN), "functions"))
     store = tree.assign_item("T", tree.constant(made.name), tree.name(made.place))
-    return tree.define(name, [RUN, GLOBALS], [table, store, tree.give(tree.constant(made.name))])
+    return [table, store, tree.assign(RESULT, tree.constant(made.name))]
 
 
 def _namespace() -> dict[str, Any]:

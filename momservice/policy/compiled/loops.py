@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ast
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
@@ -69,18 +70,20 @@ class LoopEmitter(StaticEmitter):
         self.at(node)
         values = self._values_of(value, want)
         budget, before, mark, error = (self.fresh(prefix) for prefix in ("l", "s", "m", "e"))
+        skip = tree.all([tree.name("D"), tree.compare(tree.name(loop.index), ast.In(), tree.name("D"))])
+        begin: list[ast.stmt] = [self._skip(skip, values)]
         self.block += [
             tree.assign(budget, tree.run("begin_rounds", *self._constants(cost))),
             tree.assign(before, tree.attribute(tree.name("R"), "steps")),
-            tree.assign(mark, tree.run("mark")),
         ]
-        self._begin(values)
-        skip = tree.all([tree.name("D"), tree.compare(tree.name(loop.index), ast.In(), tree.name("D"))])
-        begin: list[ast.stmt] = [self._skip(skip, values)]
-        if self.charges:
-            begin.append(tree.assign_attribute("R", "steps", tree.name(budget)))
         if self.writes:
             begin.append(tree.assign(mark, tree.run("mark")))
+        else:
+            # What never writes needs no way back.
+            self.block.append(tree.assign(mark, tree.constant(sys.maxsize)))
+        self._begin(values)
+        if self.charges:
+            begin.append(tree.assign_attribute("R", "steps", tree.name(budget)))
         saved = {var: self.fresh("o") for var in outer.changed}
         begin += [tree.assign(copy, tree.name(var)) for var, copy in saved.items()]
         failed = tree.do(tree.run("round_failed", tree.name(error), tree.name(loop.index), tree.name(mark)))
@@ -138,7 +141,7 @@ class LoopEmitter(StaticEmitter):
         for name, var in loop.sums.items():
             self.block.append(tree.assign(var + "k", tree.run("sums", tree.constant(name))))
             columns.append(tree.attribute(tree.name(var + "k"), "by_guest"))
-            self.block.append(tree.assign(var + "n", tree.attribute(tree.name(var + "k"), "count")))
+            self.block.append(tree.assign(var + "n", tree.attribute(tree.name(var + "k"), "samples")))
         targets = [loop.index, *loop.fields.values(), *loop.sums.values()]
         return tree.loop(targets, tree.call("zip", indices, *columns) if columns else indices, lines)
 

@@ -38,6 +38,8 @@ class StaticCode(LoopEmitter):
                 return found
         self.writes = self.writes or method not in _READING
         self.averages += method == "StatAvg"
+        if method == "Control":
+            self.indirect.add(name if isinstance(name, str) else None)
         return self._called(base, method, values, site)
 
     def _called(self, base: Val, method: str, values: Sequence[Val], site: int) -> Val:
@@ -55,8 +57,9 @@ class StaticCode(LoopEmitter):
             return self._newest(ref, name, values)
         if method == "StatAvg" and name in names.declared:
             return self._average(ref, name, values, site)
-        own = self.round is not None and ref is self.round.loop and isinstance(ref, GuestLoop)
-        if method == "Control" and own and isinstance(ref, GuestLoop) and not self.world.controls_are_read:
+        # Nothing undoes them but the failure of the whole form: controls of a guest whose round fails count for nothing anyway.
+        own = ref == HOST_REF if self.round is None else ref is self.round.loop
+        if method == "Control" and own and self.direct and not self.world.controls_are_read:
             value = values[1]
             if not value.only(SCALAR):
                 value = self.kept(Val(self.risky(self.tree.run("sendable", value.expr))))

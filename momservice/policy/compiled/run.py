@@ -15,7 +15,7 @@ from typing import Any, Final, NoReturn, Protocol, overload
 from momservice.columns import GuestTable, Raw, in_column
 from momservice.fields import Schema
 from momservice.policy.decisions import CALLS, Call, Decisions, Failure, Place, Wanted
-from momservice.policy.members import METHOD_CODE, SAMPLES_PER_STEP
+from momservice.policy.members import METHOD_CODE, SAMPLES_PER_STEP, no_data
 from momservice.policy.operations import items_of
 from momservice.policy.state import CALL_DEPTH, FORM_STEPS, ROUND_STEPS, RUN_STEPS, State
 from momservice.policy.values import Datum, List, PolicyError, Thing, cost, inward, outward, short, shown
@@ -45,13 +45,23 @@ class Function:
 
 
 @dataclass(frozen=True, slots=True)
+class Certain:
+    """Top-level forms in a row that can't fail. `code` gives their values as they are shown."""
+
+    code: Callable[[Run, dict[str, Any]], Sequence[object]]
+    steps: int
+    averages: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Form:
-    """A top-level form. `static`: knows where its variables are, None if that can't be known; `dynamic`: finds out at run time.
+    """The top-level form number `index`. `static`: knows where its variables are, None if that can't be known; `dynamic`: finds out at run time.
 
     `steps`: the most that the static one takes outside of guests' rounds, beside `averages` of histories; `dynamic_steps`: the dynamic one
     outside of calls and loops.
     """
 
+    index: int
     static: Callable[[Run, dict[str, Any]], object] | None
     dynamic: Callable[[Run], Datum]
     steps: int
@@ -63,8 +73,8 @@ class Compiled(Protocol):
     """What a run needs of a compiled program."""
 
     @property
-    def forms(self) -> Sequence[Form]:
-        """The top-level forms."""
+    def parts(self) -> Sequence[Form | Certain]:
+        """The top-level forms in order."""
 
     @property
     def static_steps(self) -> int:
@@ -137,7 +147,7 @@ class Run(State):
         self.controls: dict[tuple[str, str], dict[int, tuple[Value, int | Site]]] = {}
         self.calls: list[tuple[str, int]] = []
         self.failures: list[Failure] = []
-        self.form = 0
+        self.form: Form
         self.in_round = False
         self.steps = 0
         self.count = len(self.table.keys)
@@ -148,7 +158,7 @@ class Run(State):
         self._list: List | None = None
         self._kept: dict[str, dict[str, Value]] = {}
         self._indices: dict[str, int] = {}
-        self._host_means: dict[str, Datum] = {}
+        self._host_means: dict[str, float] = {}
         self._site: int | Site = 0
         self.column = self.table.column
         self.sums = self.table.sums
@@ -159,30 +169,34 @@ class Run(State):
         """Evaluates all top-level forms in order. Raises Abandoned."""
         results: list[object] = []
         variable = self.variable
-        for index, form in enumerate(self._compiled.forms):
-            self.form = index
-            self.steps = FORM_STEPS - form.steps - form.averages * self._average_steps
-            if self.steps < 0:
-                raise Abandoned("limit")
-            try:
-                results.append(self._dynamic(form) if form.static is None else form.static(self, variable))
-            except Exception as error:
-                self._form_failed(error)
-                results.append(None)
-            if self.journal:
-                self.end_journal()
+        for part in self._compiled.parts:
+            if type(part) is Certain:
+                results.extend(part.code(self, variable))
+            else:
+                results.append(self._form(part, variable))  # type: ignore[arg-type]  # there is nothing else
         if self.left < 0:
             raise Abandoned("limit")
         return Decisions(results, Controls(self._wanted), self._variables(), self.failures, self.debug, RUN_STEPS - self.left)
 
-    def dynamic(self, index: int) -> object:
-        """Runs the dynamic one of a form, where what the static one takes for granted isn't so."""
-        return self._dynamic(self._compiled.forms[index])
+    def _form(self, form: Form, variable: dict[str, Any]) -> object:
+        self.form = form
+        self.steps = FORM_STEPS - form.steps - form.averages * self._average_steps
+        if self.steps < 0:
+            raise Abandoned("limit")
+        try:
+            return form.static(self, variable) if form.static is not None else self.dynamic()
+        except Exception as error:  # noqa: BLE001  # an error of the policy fails the form, any other one ends the run
+            self._form_failed(error)
+            return None
+        finally:
+            if self.journal:
+                self.end_journal()
 
-    def _dynamic(self, form: Form) -> object:
+    def dynamic(self) -> object:
+        """Runs the dynamic code of the form, where it has no other or what that takes for granted isn't so."""
         self.steps = FORM_STEPS
-        self.charge(form.dynamic_steps)
-        return self.result(form.dynamic(self))
+        self.charge(self.form.dynamic_steps)
+        return self.result(self.form.dynamic(self))
 
     def result(self, value: Datum) -> object:
         """The value of a form as it is shown, paid for by the run."""
@@ -200,6 +214,8 @@ class Run(State):
 
     def _variables(self) -> Mapping[str, Mapping[str, Value]]:
         host = self._snapshot.host
+        if not (self._kept or host.variables or self.table.variables):
+            return {}
         before = {**self.table.variables, **({host.key: host.variables} if host.variables else {})}
         return {key: values for key, values in {**before, **self._kept}.items() if values}
 
@@ -264,7 +280,7 @@ class Run(State):
         else:
             raise Abandoned(f"{type(error).__name__}: {error}") from error
         place, calls = self._whereabouts(self._line(error.__traceback__))
-        self.failures.append(Failure(code, message, place, self.form, entity, calls))
+        self.failures.append(Failure(code, message, place, self.form.index, entity, calls))
 
     def _line(self, trace: TracebackType | None) -> int | Site:
         """Where in the policy an error came from: the innermost frame of generated code tells."""
@@ -323,7 +339,7 @@ class Run(State):
             sums = self.table.sums(name)
             total = sums.by_guest[thing.index]
             if total is not None:
-                return total / sums.count
+                return total / sums.samples
         return super().mean(thing, name)
 
     def sample_count(self, thing: Thing) -> int:
@@ -338,11 +354,14 @@ class Run(State):
         """The newest value of a field of the host, as columns have it."""
         return in_column(self._snapshot.host.newest(name))
 
-    def host_mean(self, name: str) -> Datum:
-        """`Host.StatAvg` of a field; what it was the last time, for samples don't change within a run."""
+    def host_mean(self, name: str) -> float:
+        """`Host.StatAvg` of a field that is collected; what it was the last time, for samples don't change within a run."""
         mean = self._host_means.get(name)
         if mean is None:
-            mean = self._host_means[name] = METHOD_CODE["StatAvg"](self, self.host, (name,), _NOWHERE)
+            mean = self.mean(self.host, name)
+            if mean is None:
+                raise no_data(name)
+            self._host_means[name] = mean
         return mean
 
     def taken(self, value: Value | Raw, index: int) -> Datum:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from momservice.fields import Schema
-from momservice.policy.compiled.emitter import RESULT, Emitter, Sites, Want
+from momservice.policy.compiled.emitter import Emitter, Sites, Want
 from momservice.policy.compiled.facts import (
     ALWAYS,
     ANY,
@@ -92,9 +92,13 @@ class Round:
 class StaticEmitter(Emitter):
     """Generates one top-level form. Raises Unresolved."""
 
-    def __init__(self, sites: Sites, world: World, form: int, known: Mapping[str, Fact]) -> None:
-        """`known`: facts of global variables at the start of the form."""
+    def __init__(self, sites: Sites, world: World, form: int, known: Mapping[str, Fact], *, direct: bool) -> None:
+        """`known`: facts of global variables at the start of the form. `direct`: keep controls in tables of the form's own, if it can be."""
         super().__init__(sites)
+        self.direct = direct
+        # The names of controls that are taken in another way than by the form's own tables; None for one that isn't known.
+        self.indirect: set[str | None] = set()
+        self.guarded = False
         self.world = world
         self.round: Round | None = None
         self.starts: dict[str, Fact] = {}
@@ -113,14 +117,19 @@ class StaticEmitter(Emitter):
 
     # --- the function ------------------------------------------------------------------------------------------------------------------
 
-    def form(self, node: Node, base: int, name: str) -> ast.stmt:
-        """The function of the form."""
+    def form(self, node: Node, base: int) -> list[ast.stmt]:
+        """The body of the function of the form; it leaves the form's value in RESULT."""
         self.base = base
         self.value(node, Want.RESULT)
         self.steps += 1
         self.at(node)
-        body = [*self._prologue(), *self.block, *self._epilogue(), self.tree.give(self.tree.name(RESULT))]
-        return self.tree.define(name, [RUN, GLOBALS], body)
+        self.guarded = bool(self._guarded)
+        return [*self._prologue(), *self.block, *self._epilogue()]
+
+    @property
+    def mixed(self) -> bool:
+        """Whether a control is taken in both ways, so that it matters which was the last."""
+        return bool(self._controls) and (None in self.indirect or not self._controls.keys().isdisjoint(self.indirect))
 
     def _prologue(self) -> list[ast.stmt]:
         tree = self.tree
@@ -128,7 +137,7 @@ class StaticEmitter(Emitter):
         for name, slot in self._scopes[0].slots.items():
             lines.append(tree.assign(slot.var, self._load(name)))
             if slot.var in self._guarded:
-                elsewhere = tree.give(tree.run("dynamic", tree.constant(self._form)))
+                elsewhere = tree.give(tree.run("dynamic"))
                 lines.append(tree.if_(tree.is_(tree.name(slot.var), "ABSENT"), [elsewhere], []))
         lines += [tree.assign(var, tree.run("host_value", tree.constant(name))) for name, var in self._host.items()]
         if self.looped:
@@ -427,8 +436,9 @@ class StaticEmitter(Emitter):
         tree = self.tree
         return tree.choose(tree.is_type(value.expr, "Raw"), tree.run("taken", value.expr, self._indices[value.var]), value.expr)
 
-    def control(self, loop: GuestLoop, name: str, value: Val, site: int) -> None:
-        """A control of the guest whose round it is: in a table of the form's own, that counts at the form's end."""
+    def control(self, ref: Ref, name: str, value: Val, site: int) -> None:
+        """A control of the guest whose round it is, or of the host: in a table of the form's own, that counts at the form's end."""
         table = self._controls.setdefault(name, self.fresh("c"))
         pair = self.tree.tuple([value.expr, self.tree.constant(site)])
-        self.block.append(self.tree.assign_item(table, self.tree.name(loop.index), pair))
+        index = self.tree.name(ref.index) if isinstance(ref, GuestLoop) else self.tree.constant(-1)
+        self.block.append(self.tree.assign_item(table, index, pair))
