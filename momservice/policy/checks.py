@@ -7,18 +7,18 @@ from collections.abc import Collection, Sequence
 from typing import Final
 
 from momservice.fields import Names, Schema
-from momservice.policy.decisions import Diagnostic, Severity
+from momservice.policy.decisions import Diagnostic
+from momservice.policy.diagnostics import FINDINGS
 from momservice.policy.forms import ENTITIES, FORMS, METHODS, RESERVED, TUNE_FIELDS, TUNE_SETTERS, Form
 from momservice.policy.names import Bound, nearest
 from momservice.policy.reader import Atom, Group, Node, Source
 from momservice.policy.values import short
 
-FINDINGS: Final = 100
 _HINTS: Final = 20
 
 
 class Checks:
-    """Finds what is wrong with the parts of forms; `diagnostics` are the findings, the first hundred.
+    """Finds what is wrong with the parts of forms.
 
     `source` is the fragment being checked. `locals` are the variables of the scopes that are open around the part in the text.
     """
@@ -26,8 +26,8 @@ class Checks:
     def __init__(self, schema: Schema, bound: Bound, parameters: frozenset[str]) -> None:
         self.source = Source("", "")
         self.locals: list[set[str]] = []
-        self.diagnostics: list[Diagnostic] = []
-        self.failed = False
+        self.errors: list[Diagnostic] = []
+        self.warnings: list[Diagnostic] = []
         self._schema = schema
         self._bound = bound
         self._parameters = parameters
@@ -35,16 +35,13 @@ class Checks:
 
     def error(self, code: str, node: Node, message: str, hint: str = "") -> None:
         """Reports an error at a node."""
-        self.failed = True
-        self._report("error", code, node, message, hint)
+        if len(self.errors) < FINDINGS:
+            self.errors.append(Diagnostic("error", code, self.source.place(node.start), message, hint))
 
     def warning(self, code: str, node: Node, message: str, hint: str = "") -> None:
         """Reports a warning at a node."""
-        self._report("warning", code, node, message, hint)
-
-    def _report(self, severity: Severity, code: str, node: Node, message: str, hint: str) -> None:
-        if len(self.diagnostics) < FINDINGS:
-            self.diagnostics.append(Diagnostic(severity, code, self.source.place(node.start), message, hint))
+        if len(self.warnings) < FINDINGS:
+            self.warnings.append(Diagnostic("warning", code, self.source.place(node.start), message, hint))
 
     def _near(self, name: str, candidates: Collection[str]) -> str:
         self._hints += 1
@@ -68,6 +65,8 @@ class Checks:
             return self._fits(FORMS[head.name], node, count)
         if "." in head.name:
             return self._method(node, head, count)
+        if head.name in self._bound.unread:
+            return True
         if head.name in self._bound.functions:
             return self._function_fits(node, head.name, count)
         if head.name in self._bound.variables or head.name in ENTITIES:
@@ -123,7 +122,7 @@ class Checks:
         return all(good)
 
     def _variable(self, node: Atom, name: str) -> bool:
-        if name in self._bound.variables:
+        if name in self._bound.variables or name in self._bound.unread:
             return True
         if name in RESERVED or name in self._bound.functions:
             self.error("name", node, f"'{short(name)}' is a function or form, not a value", f"({short(name)} ...) calls it")

@@ -20,10 +20,14 @@ _LONGER_BY: Final = 3
 
 @dataclass(slots=True)
 class Bound:
-    """Variables, and functions with the numbers of parameters their definitions have."""
+    """Variables, and functions with the numbers of parameters their definitions have.
+
+    `unread`: names in forms that have faults: each may be a variable, and a function of any number of parameters.
+    """
 
     variables: set[str] = field(default_factory=set)
     functions: dict[str, set[int]] = field(default_factory=dict)
+    unread: set[str] = field(default_factory=set)
 
 
 def form_name(node: Node) -> str:

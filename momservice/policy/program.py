@@ -11,9 +11,11 @@ from typing import Final
 from momservice.fields import Schema
 from momservice.policy.compiler import Compiler
 from momservice.policy.decisions import Decisions, Diagnostic, Failure, Place
+from momservice.policy.diagnostics import FINDINGS
+from momservice.policy.forms import RESERVED
 from momservice.policy.machine import Code, Machine
 from momservice.policy.names import bound_names, parameters
-from momservice.policy.reader import Node, Source, read
+from momservice.policy.reader import Reading, Source, read
 from momservice.policy.values import short, typed_like
 from momservice.snapshot import Snapshot, Value
 
@@ -61,11 +63,7 @@ def load(fragments: Mapping[str, str], schema: Schema, limit_bytes: int = TEXT_B
         message = f"the policy has {size} bytes in all, more than {limit_bytes}"
         return Loaded(None, [Diagnostic("error", "limit", Place(names[0], 1, 1), message)])
     sources = _sources([(name, fragments[name]) for name in names])
-    trees = [read(source) for source in sources]
-    faults = [fault for _, fault in trees if fault is not None]
-    if faults:
-        return Loaded(None, faults)
-    return _compile(sources, [forms for forms, _ in trees], schema)
+    return _compile(sources, [read(source) for source in sources], schema)
 
 
 def _sources(texts: Sequence[tuple[str, str]]) -> list[Source]:
@@ -78,16 +76,24 @@ def _sources(texts: Sequence[tuple[str, str]]) -> list[Source]:
     return sources
 
 
-def _compile(sources: Sequence[Source], trees: Sequence[Sequence[Node]], schema: Schema) -> Loaded:
-    everything = [form for forms in trees for form in forms]
+def _compile(sources: Sequence[Source], readings: Sequence[Reading], schema: Schema) -> Loaded:
+    everything = [form for reading in readings for form in reading.forms]
     defaults = parameters(everything)
-    compiler = Compiler(sources, schema, bound_names(everything), frozenset(defaults))
-    for source, forms in zip(sources, trees, strict=True):
-        compiler.fragment(source, forms)
-    found = compiler.checks.diagnostics
-    if compiler.checks.failed:
+    bound = bound_names(everything)
+    bound.unread.update(*(reading.unread - RESERVED for reading in readings))
+    compiler = Compiler(sources, schema, bound, frozenset(defaults))
+    for source, reading in zip(sources, readings, strict=True):
+        compiler.fragment(source, reading.forms)
+    errors = [*(fault for reading in readings for fault in reading.faults), *compiler.checks.errors]
+    found = _in_order([*errors[:FINDINGS], *compiler.checks.warnings][:FINDINGS])
+    if errors:
         return Loaded(None, found)
     return Loaded(Program(tuple(source.name for source in sources), schema, MappingProxyType(defaults), compiler.code()), found)
+
+
+def _in_order(found: Sequence[Diagnostic]) -> list[Diagnostic]:
+    """Findings in the order of their places: fragments run, and so are sorted, in the order of their names."""
+    return sorted(found, key=lambda each: (each.place.fragment, each.place.line, each.place.column))
 
 
 def evaluate(program: Program, snapshot: Snapshot, *, trace: bool = False) -> Decisions:
