@@ -15,6 +15,21 @@ from momservice.policy.reader import Atom, Group, Node, Source
 from momservice.policy.values import short
 
 _HINTS: Final = 20
+_METHODS_OF_ANY: Final = METHODS | TUNE_SETTERS
+
+
+def _misfit(node: Group, most: int | None) -> Node:
+    """What to point at where a list has the wrong number of operands: the first that is too much, or the head."""
+    operands = node.items[1:]
+    return node.items[0] if most is None or len(operands) <= most else operands[most]
+
+
+def _either(schema: Schema) -> Names:
+    """The names that an entity may have of which isn't known which it is."""
+    host, guest = schema.host, schema.guest
+    return Names(
+        host.declared | guest.declared, host.known | guest.known, host.controls | guest.controls, host.properties | guest.properties
+    )
 
 
 class Checks:
@@ -29,6 +44,7 @@ class Checks:
         self.errors: list[Diagnostic] = []
         self.warnings: list[Diagnostic] = []
         self._schema = schema
+        self._either = _either(schema)
         self._bound = bound
         self._parameters = parameters
         self._hints = 0
@@ -79,7 +95,7 @@ class Checks:
     def _fits(self, form: Form, node: Group, count: int) -> bool:
         misfit = form.misfit(count)
         if misfit:
-            self.error("arity", node, misfit, form.doc)
+            self.error("arity", _misfit(node, form.most), misfit, form.doc)
         return not misfit
 
     def _function_fits(self, node: Group, name: str, count: int) -> bool:
@@ -87,18 +103,20 @@ class Checks:
         if count in arities:
             return True
         wanted = " or ".join(str(arity) for arity in sorted(arities)[:5])
-        self.error("arity", node, f"'{short(name)}' takes {wanted} argument{'' if wanted == '1' else 's'}, not {count}")
+        self.error(
+            "arity", _misfit(node, max(arities)), f"'{short(name)}' takes {wanted} argument{'' if wanted == '1' else 's'}, not {count}"
+        )
         return False
 
     def _method(self, node: Group, head: Atom, count: int) -> bool:
         *path, method = head.name.split(".")
         if not self._path(head, path):
             return False
-        form = METHODS.get(method) or (TUNE_SETTERS.get(method) if path[0] != "Host" else None)
-        if form is None:
-            self.error("name", head, f"unknown method '{short(method)}'", self._near(method, METHODS))
+        methods = METHODS if path[0] == "Host" else _METHODS_OF_ANY
+        if method not in methods:
+            self.error("name", head, f"unknown method '{short(method)}'", self._near(method, methods))
             return False
-        return self._fits(form, node, count)
+        return self._fits(methods[method], node, count)
 
     # --- names that are read -----------------------------------------------------------------------------------------------------------
 
@@ -140,14 +158,7 @@ class Checks:
         if name in TUNE_SETTERS:
             self.error("form", node, f"the method '{name}' is not called")
             return False
-        return name in TUNE_FIELDS or self._field(node, name, self._either(), "name")
-
-    def _either(self) -> Names:
-        """The names that an entity may have of which isn't known which it is."""
-        host, guest = self._schema.host, self._schema.guest
-        return Names(
-            host.declared | guest.declared, host.known | guest.known, host.controls | guest.controls, host.properties | guest.properties
-        )
+        return name in TUNE_FIELDS or self._field(node, name, self._either, "name")
 
     def _field(self, node: Node, name: str, names: Names, code: str) -> bool:
         if name in METHODS:
@@ -158,7 +169,8 @@ class Checks:
         if name in names.known:
             self.warning("unknown-field", node, f"'{name}' is nil: no configured collector gives it")
             return True
-        self.error(code, node, f"unknown field '{short(name)}'", self._near(name, names.known | names.declared))
+        members = TUNE_FIELDS if names is self._either and code == "name" else frozenset[str]()
+        self.error(code, node, f"unknown field '{short(name)}'", self._near(name, names.known | names.declared | members))
         return False
 
     def method_name(self, path: Sequence[str], method: str, operands: Sequence[Node]) -> None:
@@ -166,12 +178,12 @@ class Checks:
         name = operands[0]
         if not isinstance(name, Atom) or not isinstance(name.value, str):
             return
-        names = self._schema.host if path == ["Host"] else self._either()
+        names = self._schema.host if path == ["Host"] else self._either
         if method in ("Stat", "StatAvg") and name.value not in METHODS:
             self._field(name, name.value, names, "unknown-field")
         elif method == "Prop" and name.value not in names.properties:
             self.error("unknown-prop", name, f"unknown property '{short(name.value)}'", self._near(name.value, names.properties))
-        elif method in ("Control", "GetControl") and name.value not in names.controls:
+        elif method in ("Control", "GetControl") and name.value not in self._either.controls:
             hint = self._near(name.value, names.controls)
             self.warning("unknown-control", name, f"no controller has the control '{short(name.value)}'", hint)
 

@@ -12,7 +12,9 @@ from momservice.fields import Schema
 from momservice.policy.compiler import Compiler
 from momservice.policy.decisions import Decisions, Diagnostic, Failure, Place
 from momservice.policy.diagnostics import FINDINGS
+from momservice.policy.flow import Flow
 from momservice.policy.forms import RESERVED
+from momservice.policy.kinds import Kinds
 from momservice.policy.machine import Code, Machine
 from momservice.policy.names import bound_names, parameters
 from momservice.policy.reader import Reading, Source, read
@@ -82,8 +84,10 @@ def _compile(sources: Sequence[Source], readings: Sequence[Reading], schema: Sch
     bound = bound_names(everything)
     bound.unread.update(*(reading.unread - RESERVED for reading in readings))
     compiler = Compiler(sources, schema, bound, frozenset(defaults))
+    flow = Flow(compiler.checks, schema, Kinds(everything, bound.unread, defaults))
     for source, reading in zip(sources, readings, strict=True):
         compiler.fragment(source, reading.forms)
+        flow.fragment(reading.forms)
     errors = [*(fault for reading in readings for fault in reading.faults), *compiler.checks.errors]
     found = _in_order([*errors[:FINDINGS], *compiler.checks.warnings][:FINDINGS])
     if errors:

@@ -6,7 +6,8 @@ from __future__ import annotations
 import pytest
 
 from momservice.fields import Names, Schema
-from momservice.policy import Diagnostic, Place, excerpt, load, reader
+from momservice.policy import Diagnostic, Place, excerpt, load
+from momservice.policy.tokens import TOKEN
 
 NOTHING = Names(frozenset(), frozenset(), frozenset(), frozenset())
 SCHEMA = Schema(NOTHING, NOTHING)
@@ -180,7 +181,7 @@ def test_errors_are_told_before_warnings_and_all_in_the_order_of_their_places() 
 )
 def test_reading_what_is_full_of_faults_takes_each_token_twice_at_most(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = 0
-    match = reader.TOKEN.re_match
+    match = TOKEN.re_match
 
     def counted(content: str, position: int) -> object:
         nonlocal seen
@@ -189,6 +190,6 @@ def test_reading_what_is_full_of_faults_takes_each_token_twice_at_most(text: str
         seen += len(found.group()) if found else len(content) - position if content[position] in "\"'" else 1
         return found
 
-    monkeypatch.setattr(reader.TOKEN, "re_match", counted)
+    monkeypatch.setattr(TOKEN, "re_match", counted)
     assert load({"a": text}, SCHEMA).program is None
     assert seen <= 4 * len(text)
