@@ -167,7 +167,7 @@ class Checks:
         if name in names.declared:
             return True
         if name in names.known:
-            self.warning("unknown-field", node, f"'{name}' is nil: no configured collector gives it")
+            self.warning("not-collected", node, f"'{name}' is nil: no configured collector gives it")
             return True
         members = TUNE_FIELDS if names is self._either and code == "name" else frozenset[str]()
         self.error(code, node, f"unknown field '{short(name)}'", self._near(name, names.known | names.declared | members))

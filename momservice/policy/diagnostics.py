@@ -17,7 +17,7 @@ class Code:
     """One class of findings.
 
     `load`, `run`: whether loading and whether a run can report it; in a run everything is an error. `meaning` and `advice` are a sentence
-    each. `at_load`, `in_run`: a small policy that is reported with this code when it is loaded, or run ("": it can't be small, or isn't).
+    each. `at_load`, `in_run`: a small policy that is reported with this code when it is loaded, or run ("": it isn't, or can't be small).
     """
 
     name: str
@@ -49,7 +49,6 @@ _TABLE: Final = (
         " a method that isn't called.",
         "Compare with the form's description in the reference.",
         at_load="(defvar Host 1)",
-        in_run="(def receiver () Host) (with Guests guest (let ((Name guest)) Name.Stat))",
     ),
     Code(
         "name",
@@ -111,7 +110,7 @@ _TABLE: Final = (
         "error",
         "An operation got a value of a type that it doesn't take, nil included.",
         "Guard what may be nil with 'valid': (if (valid x) (> x 5) 0).",
-        in_run="(+ 1 (GetControl_of 'ksm_run')) (def GetControl_of (name) nil) (+ 1 (GetControl_of 'ksm_run'))",
+        in_run="(+ 1 (Host.Stat 'swap_usage'))",
         load=False,
     ),
     Code(
@@ -161,7 +160,7 @@ _TABLE: Final = (
     Code(
         "no-effect",
         "warning",
-        "A 'defvar' of a variable that an earlier form has certainly defined with another value: it keeps the earlier one.",
+        "A 'defvar' of a variable that there certainly is already, with another value: it keeps the value it has.",
         "Remove one of the two, or change the value with 'set'.",
         at_load="(defvar threshold 0.2) (defvar threshold 0.3)",
     ),

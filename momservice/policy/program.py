@@ -127,16 +127,3 @@ def trial_errors(decisions: Decisions) -> list[Failure]:
 def trial_warnings(decisions: Decisions) -> list[Failure]:
     """The other failures of a trial run: isolated in a live run, and given as warnings."""
     return [failure for failure in decisions.failures if failure.code not in INCURABLE]
-
-
-def excerpt(diagnostic: Diagnostic | Failure, text: str) -> str:
-    """The line of the fragment's text that a finding points at, and a line with a caret below it: at most 100 characters each.
-
-    Tabs and what can't be printed show as one space, so that the caret stands below its character.
-    """
-    lines = text.split("\n")
-    line = lines[diagnostic.place.line - 1] if diagnostic.place.line <= len(lines) else ""
-    column = diagnostic.place.column - 1
-    start = max(0, column - 60)
-    shown = "".join(character if character.isprintable() else " " for character in line[start : start + 100])
-    return f"{shown.rstrip()}\n{' ' * (column - start)}^"

@@ -56,8 +56,8 @@ def test_no_form_binds_a_reserved_name(name: str) -> None:
 @pytest.mark.parametrize(
     ("text", "code"),
     [
-        ("Host.ksm_run", "unknown-field"),
-        ("(with Guests g g.rss)", "unknown-field"),
+        ("Host.ksm_run", "not-collected"),
+        ("(with Guests g g.rss)", "not-collected"),
         ("(Host.Control 'ksm_rum' 1)", "unknown-control"),
         ("(defvar on 1) (set on 0)", "parameter"),
     ],
