@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from sys import stdin
@@ -96,8 +96,8 @@ def get(holder: Json, key: str, kind: type[Kind], where: str, default: Kind | No
     raise ValueError(f"{where}: {quoted(key)} is missing" if key not in holder else f"{where}: {quoted(key)} is not {wanted}")
 
 
-def only(holder: Mapping[str, Json], keys: Mapping[str, str] | frozenset[str], where: str) -> None:
+def only(holder: Mapping[str, Json], keys: Collection[str], where: str) -> None:
     """Raises ValueError for a key that isn't one of these."""
-    unknown = sorted(holder.keys() - keys)
+    unknown = sorted(holder.keys() - set(keys))
     if unknown:
         raise ValueError(f"{where}: unknown key {quoted(unknown[0])}; there are {', '.join(keys)}")
