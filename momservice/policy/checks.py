@@ -76,6 +76,11 @@ class Checks:
             return None
         return head if self._callable(node, head, len(node.items) - 1) else None
 
+    def operands(self, node: Group) -> Sequence[Node]:
+        """The operands that can be checked of a list that calls nothing: none of what is meant for a form that binds names."""
+        head = node.items[0] if node.items else None
+        return () if isinstance(head, Atom) and head.name in self._bound.misspelled else node.items[1:]
+
     def _callable(self, node: Group, head: Atom, count: int) -> bool:
         if head.name in FORMS:
             return self._fits(FORMS[head.name], node, count)
@@ -223,16 +228,16 @@ class Checks:
         if not isinstance(node, Group) or node.bracket == "{":
             self.error("form", node, "'let' takes a list of bindings: ((name value)...)")
             return []
-        pairs = [self._let_binding(binding) for binding in node.items]
-        found = [(name, binding) for name, binding in pairs if name is not None]
-        self._distinct([(name, binding) for name, binding in found], "let")
-        return [(name, binding) for name, binding in found if isinstance(binding, Group)]
+        found = [pair for binding in node.items if (pair := self._let_binding(binding)) is not None]
+        self._distinct([(name, binding.items[0]) for name, binding in found], "let")
+        return found
 
-    def _let_binding(self, node: Node) -> tuple[str | None, Node]:
+    def _let_binding(self, node: Node) -> tuple[str, Group] | None:
         if isinstance(node, Group) and node.bracket != "{" and len(node.items) == len(("name", "value")):
-            return self.binding(node.items[0]), node
+            name = self.binding(node.items[0])
+            return None if name is None else (name, node)
         self.error("form", node, "a binding of 'let' is a name and a value in brackets")
-        return None, node
+        return None
 
     def parameter_list(self, node: Node) -> list[str]:
         """The parameters of a function."""

@@ -13,7 +13,6 @@ from momservice.policy.compiler import Compiler
 from momservice.policy.decisions import Decisions, Diagnostic, Failure, Place
 from momservice.policy.diagnostics import FINDINGS
 from momservice.policy.flow import Flow
-from momservice.policy.forms import RESERVED
 from momservice.policy.kinds import Kinds
 from momservice.policy.machine import Code, Machine
 from momservice.policy.names import bound_names, parameters
@@ -81,8 +80,7 @@ def _sources(texts: Sequence[tuple[str, str]]) -> list[Source]:
 def _compile(sources: Sequence[Source], readings: Sequence[Reading], schema: Schema) -> Loaded:
     everything = [form for reading in readings for form in reading.forms]
     defaults = parameters(everything)
-    bound = bound_names(everything)
-    bound.unread.update(*(reading.unread - RESERVED for reading in readings))
+    bound = bound_names(everything, {name for reading in readings for name in reading.unread})
     compiler = Compiler(sources, schema, bound, frozenset(defaults))
     flow = Flow(compiler.checks, schema, Kinds(everything, bound.unread, defaults))
     for source, reading in zip(sources, readings, strict=True):
