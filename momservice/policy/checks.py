@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from itertools import chain
 from typing import Final
 
 from momservice.fields import Names, Schema
@@ -59,9 +60,9 @@ class Checks:
         if len(self.warnings) < FINDINGS:
             self.warnings.append(Diagnostic("warning", code, self.source.place(node.start), message, hint))
 
-    def _near(self, name: str, candidates: Collection[str]) -> str:
+    def _near(self, name: str, *candidates: Collection[str]) -> str:
         self._hints += 1
-        return nearest(name, candidates) if self._hints <= _HINTS else ""
+        return nearest(name, chain(*candidates)) if self._hints <= _HINTS else ""
 
     # --- heads -------------------------------------------------------------------------------------------------------------------------
 
@@ -93,7 +94,7 @@ class Checks:
         if head.name in self._bound.variables or head.name in ENTITIES:
             self.error("name", head, f"'{short(head.name)}' is a variable, not a function")
         else:
-            hint = self._near(head.name, {*FORMS, *self._bound.functions})
+            hint = self._near(head.name, FORMS, self._bound.functions)
             self.error("name", head, f"unknown function '{short(head.name)}'", hint)
         return False
 
@@ -150,7 +151,7 @@ class Checks:
         if name in RESERVED or name in self._bound.functions:
             self.error("name", node, f"'{short(name)}' is a function or form, not a value", f"({short(name)} ...) calls it")
         else:
-            self.error("name", node, f"unknown variable '{short(name)}'", self._near(name, {*self._bound.variables, *ENTITIES}))
+            self.error("name", node, f"unknown variable '{short(name)}'", self._near(name, self._bound.variables, ENTITIES))
         return False
 
     def _host_path(self, node: Atom, members: Sequence[str]) -> bool:
@@ -175,7 +176,7 @@ class Checks:
             self.warning("not-collected", node, f"'{name}' is nil: no configured collector gives it")
             return True
         members = TUNE_FIELDS if names is self._either and code == "name" else frozenset[str]()
-        self.error(code, node, f"unknown field '{short(name)}'", self._near(name, names.known | names.declared | members))
+        self.error(code, node, f"unknown field '{short(name)}'", self._near(name, names.known, names.declared, members))
         return False
 
     def method_name(self, path: Sequence[str], method: str, operands: Sequence[Node]) -> None:

@@ -46,7 +46,8 @@ class Flow:
     def fragment(self, forms: Sequence[Node]) -> None:
         """Looks through the top-level forms of a fragment, which is the source of `checks`."""
         for form in forms:
-            self._globals(form)
+            if isinstance(form, Group):
+                self._globals(form)
             self._everything(form)
 
     def _everything(self, form: Node) -> None:
@@ -75,7 +76,7 @@ class Flow:
 
     # --- definitions without effect ------------------------------------------------------------------------------------------------------
 
-    def _globals(self, form: Node) -> None:
+    def _globals(self, form: Group) -> None:
         """What a top-level form defines, and which of its definitions come too late."""
         for name, value in _definitions([form]):
             if name.name in self._defined:
@@ -84,7 +85,7 @@ class Flow:
                     self._warn(
                         "no-effect", name, f"'{short(name.name)}' is already defined: this 'defvar' has no effect", "'set' changes it"
                     )
-        if form_name(form) == "defvar" and isinstance(form, Group):
+        if form_name(form) == "defvar":
             for name, value in _definitions([form]):
                 constant = self._constant(value)
                 # Anything but a constant may fail; then nothing is defined.

@@ -130,7 +130,7 @@ def nearest(name: str, candidates: Iterable[str]) -> str:
     alike = [other for other in candidates if abs(len(other) - len(name)) <= _LONGER_BY and other != name and len(other) <= _LONGEST]
     if len(name) > _LONGEST:
         return ""
-    alike = sorted(alike)[:_CANDIDATES]
+    alike = sorted(set(alike))[:_CANDIDATES]
     # Letters that have changed places weigh too much in short names.
     letters = sorted(name)
     found = [other for other in alike if sorted(other) == letters] or get_close_matches(name, alike, n=1, cutoff=0.7)
