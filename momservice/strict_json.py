@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Collection, Mapping
 from contextlib import nullcontext
 from pathlib import Path
-from sys import stdin
 from typing import Any, Final, NoReturn, TypeAlias, TypeVar
 
 from momservice.text import shown
@@ -29,7 +29,7 @@ def read(path: str | Path, limit_bytes: int = FILE_BYTES) -> Json:
 def read_text(path: str | Path, limit_bytes: int) -> str:
     """The text of a UTF-8 file; "-" is standard input. Raises ValueError as `read`."""
     try:
-        with nullcontext(stdin.buffer) if str(path) == "-" else Path(path).open("rb") as stream:
+        with nullcontext(sys.stdin.buffer) if str(path) == "-" else Path(path).open("rb") as stream:
             content = stream.read(limit_bytes + 1)
         if len(content) > limit_bytes:
             raise ValueError(f"{path}: over {limit_bytes // 1024} KiB")
