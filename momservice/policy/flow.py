@@ -85,12 +85,11 @@ class Flow:
                     self._warn(
                         "no-effect", name, f"'{short(name.name)}' is already defined: this 'defvar' has no effect", "'set' changes it"
                     )
-        if form_name(form) == "defvar":
-            for name, value in _definitions([form]):
-                constant = self._constant(value)
-                # Anything but a constant may fail; then nothing is defined.
-                if constant is not None:
-                    self._defined.setdefault(name.name, constant)
+        for name, value in _definition(form):
+            constant = self._constant(value)
+            # Anything but a constant may fail; then nothing is defined.
+            if constant is not None:
+                self._defined.setdefault(name.name, constant)
 
     def _constant(self, value: Node) -> tuple[bool, Value] | None:
         """A value that can't fail, by itself or as the name of one."""
@@ -242,9 +241,12 @@ def _definitions(nodes: Sequence[Node]) -> Iterator[tuple[Atom, Node]]:
     waiting = list(reversed(nodes))
     while waiting:
         node = waiting.pop()
-        form = form_name(node)
-        if isinstance(node, Atom) or form in _SCOPES:
-            continue
-        waiting.extend(reversed(node.items))
-        if form == "defvar" and not FORMS[form].misfit(len(node.items) - 1) and isinstance(node.items[1], Atom):
-            yield node.items[1], node.items[2]
+        if isinstance(node, Group) and form_name(node) not in _SCOPES:
+            waiting.extend(reversed(node.items))
+            yield from _definition(node)
+
+
+def _definition(node: Group) -> Iterator[tuple[Atom, Node]]:
+    """The name and the value, if a list is a `defvar`."""
+    if form_name(node) == "defvar" and not FORMS["defvar"].misfit(len(node.items) - 1) and isinstance(node.items[1], Atom):
+        yield node.items[1], node.items[2]

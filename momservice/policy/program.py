@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from types import MappingProxyType
 from typing import Final
 
@@ -59,10 +61,11 @@ class Loaded:
 def load(fragments: Mapping[str, str], schema: Schema, limit_bytes: int = TEXT_BYTES) -> Loaded:
     """Parses and checks fragments (name -> text; they run in the order of their names). Raises nothing, whatever the text."""
     names = sorted(fragments)
-    size = sum(len(fragments[name].encode(errors="surrogatepass")) for name in names)
-    if size > limit_bytes:
-        message = f"the policy has {size} bytes in all, more than {limit_bytes}"
-        return Loaded(None, [Diagnostic("error", "limit", Place(names[0], 1, 1), message)])
+    ends = list(accumulate(len(fragments[name].encode(errors="surrogatepass")) for name in names))
+    if ends and ends[-1] > limit_bytes:
+        message = f"the policy has {ends[-1]} bytes in all, more than {limit_bytes}"
+        too_long = names[bisect_right(ends, limit_bytes)]
+        return Loaded(None, [Diagnostic("error", "limit", Place(too_long, 1, 1), message)])
     sources = _sources([(name, fragments[name]) for name in names])
     return _compile(sources, [read(source) for source in sources], schema)
 

@@ -140,6 +140,7 @@ def test_every_form_and_method_has_code() -> None:
         ("(defvar a (+ 1 1)) (defvar a 2)", []),
         ("(if (valid Host.mem_free) (defvar a 1) 0) (defvar a 2)", []),
         ("(defvar a 1) (def f () (defvar a 2))", []),
+        ("(defvar b (if Host.mem_free (defvar a 1) 2)) (defvar a 2)", []),
         ("(defvar a 1) (let ((b 1)) (defvar a 2))", []),
         ("(def f () (defvar a 1)) (defvar a 2)", []),
         ("(defvar a 1) (defvar a 1)", []),
