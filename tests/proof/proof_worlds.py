@@ -145,7 +145,17 @@ _HOST_FIGURES: Final[Mapping[str, Sequence[Value]]] = {
     "mem_free": (_KIB, 8 * _KIB, 40 * _KIB, _KIB // 3, 0.5, None),
     "ksm_pages_to_scan": (100, 64, 1250, 0, None),
     "ksm_shareable": (20 * _KIB, 0, 60 * _KIB, None),
+    "ksm_merge_across_nodes": (1, 1, 0, None),
+    "ksm_pages_shared": (0, 5, 5, 0, None),
+    "cpu_count": (8, 8, 64, None),
 }
+
+
+def _limited(name: str, figure: Value) -> Value:
+    current = {f"{way}_{what}_sec": 100 for way in ("total", "read", "write") for what in ("bytes", "iops")}
+    return {"name": name, "guaranteed": {**current, "read_bytes_sec": 300}, "maximum": dict.fromkeys(current, figure), "current": current}
+
+
 _GUEST_FIGURES: Final[Mapping[str, Sequence[Value]]] = {
     "libvirt_curmem": (_KIB, _KIB // 2, 2 * _KIB, 3.5, 0, None),
     "libvirt_maxmem": (2 * _KIB, _KIB, 2 * _KIB, None),
@@ -157,6 +167,11 @@ _GUEST_FIGURES: Final[Mapping[str, Sequence[Value]]] = {
     "balloon_works": (True, True, False, None),
     "balloon_enabled": (True, False, None),
     "shares": (1000, 500, None),
+    "vcpu_quota": (-1, 5000, 100_000, -1, None),
+    "vcpu_period": (100_000, 100_000, 1000, None),
+    "vcpu_user_limit": (100, 10, 50, 0, None),
+    "vcpu_count": (2, 1, 16, 0, None),
+    "io_tune": ([_limited("vda", 500), _limited("vdb", 0)], [_limited("vda", 5)], [], [_limited("vda", 0.5)], None),
 }
 
 

@@ -63,15 +63,24 @@ def test_policies_under_small_budgets_are_decided_alike(batch: int) -> None:
     for_each(20_000 + batch, check_with_small_budgets)
 
 
+KNOWN = schema(Config())
+ALL_FIELDS = Schema(replace(KNOWN.host, declared=KNOWN.host.known), replace(KNOWN.guest, declared=KNOWN.guest.known))
+
+
+def texts(folder: str) -> dict[str, str]:
+    return {file.stem: file.read_text(encoding="utf-8") for file in (ROOT / folder).glob("*.policy")}
+
+
 POLICIES = {
     "seed": {"50_main_": (ROOT / "tests/data/mom.policy").read_text(encoding="utf-8")},
-    "shipped": {file.stem: file.read_text(encoding="utf-8") for file in (ROOT / "conf/policy.d").glob("*.policy")},
+    "shipped": texts("conf/policy.d"),
+    "fragments": {**texts("tests/data/fragments"), "01-parameters": "(set balloonEnabled True) (set ksmEnabled True)"},
 }
 
 
 @pytest.mark.parametrize("name", POLICIES)
 def test_real_policies_are_decided_alike_in_worlds_of_all_kinds(name: str) -> None:
-    program = load(POLICIES[name], schema(Config())).program
+    program = load(POLICIES[name], ALL_FIELDS).program
     assert program is not None
     seen = {"controls": 0, "dropped": 0, "forms": 0}
 

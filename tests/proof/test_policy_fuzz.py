@@ -38,9 +38,10 @@ ENDLESS_S = 120
 WORDS = (
     *"()[]{}+-*/<>=!'\"\\#,;.\n\t \x00\x0b\x85\xa0\u2028\ud800\ufeff\U0001f600äé_aZ09",
     *("<<", "<=", "==", "!=", ">>", "->", "nil", "def", "defun", "defvar", "set", "let", "if", "with", "eval", "and", "or", "not", "max"),
-    *("Host", "Guests", "g", "g.mem", "Host.mem", "g.io_tune", "a", "f", "1", "-1", "0.5", ".5", "1e5", "1e999", "0x1F", "0o7", "007", "5."),
-    *("'s'", '"mem"', "(defvar a 1)", "(def f (a) a)", "(f 1)", "(with Guests g g)", "g.Control", "(g.Control 't' 1)", "abs", "a.b.c", "a..b"),
-    *("9" * 90, "((((((((", "))))))))", "{{{{", "}}}}", "(set a (+ a a))", "(let ((a 1)) a)", "debug", "StatAvg", "Host.StatAvg", "# c\n"),
+    *("Host", "Guests", "g", "g.mem", "Host.mem", "g.io_tune", "a", "f", "1", "-1", "0.5", ".5", "1e5", "1e999", "0x1F", "0o7", "007"),
+    *("'s'", '"mem"', "(defvar a 1)", "(def f (a) a)", "(f 1)", "(with Guests g g)", "g.Control", "(g.Control 't' 1)", "abs", "a.b.c"),
+    *("9" * 90, "((((((((", "))))))))", "{{{{", "}}}}", "(set a (+ a a))", "(let ((a 1)) a)", "debug", "StatAvg", "Host.StatAvg"),
+    *("a..b", "5.", "# c\n"),
 )
 
 
