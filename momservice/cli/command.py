@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from momservice import __version__
 from momservice.bus.connection import CallError
 from momservice.cli import parameters, policies, show
-from momservice.cli.output import Problem, complain
+from momservice.cli.output import Problem, Usage, complain
 from momservice.client import ServiceUnavailable
 from momservice.errors import InteractiveAuthorizationRequired
 
-FAILED, NO_SERVICE = 1, 3
+FAILED, WRONG_USAGE, NO_SERVICE = 1, 2, 3
 EXITS = "Exit status: 0 done, 1 failed or refused, 2 wrong usage, 3 no service there."
 
 
@@ -50,6 +50,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except InteractiveAuthorizationRequired as error:
         complain(f"{error}; run momctl as root, or start a polkit agent for this session (pkttyagent)")
         return FAILED
+    except Usage as error:
+        complain(str(error))
+        return WRONG_USAGE
     except (CallError, Problem) as error:
         complain(str(error))
         return FAILED

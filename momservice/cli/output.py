@@ -10,7 +10,7 @@ import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TextIO
 
 from momservice.snapshot import Sample, Value
 
@@ -22,11 +22,18 @@ class Problem(Exception):
     """Something that the user can put right: one line, exit status 1."""
 
 
-def say(text: str) -> None:
-    """Print lines. On a terminal nothing can reach it but text: names and policies may come from anybody."""
-    if sys.stdout.isatty():
+class Usage(Problem):
+    """Arguments that don't go together: exit status 2."""
+
+
+def say(text: str, stream: TextIO | None = None) -> None:
+    """Print lines, on standard output if not told otherwise. On a terminal nothing can reach it but text: names and policies may come from
+    anybody.
+    """
+    out = stream or sys.stdout
+    if out.isatty():
         text = "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text)
-    sys.stdout.write(text if text.endswith("\n") or not text else text + "\n")
+    out.write(text if text.endswith("\n") or not text else text + "\n")
 
 
 def complain(text: str) -> None:

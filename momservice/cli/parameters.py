@@ -11,6 +11,7 @@ from dataclasses import asdict
 
 from momservice.cli.output import Problem, local_time, say, say_json, say_table, shown
 from momservice.cli.service import connected
+from momservice.cli.verbs import Verbs, add_verb
 from momservice.client import Parameter, Scalar
 
 INTEGER = re.compile(r"-?(0|[1-9][0-9]*)", re.ASCII)
@@ -19,21 +20,20 @@ VALUE is a number, true, false, or a text; in quotes, which the shell must leave
 momctl params set 'label="5"'. A parameter takes values of the type of its default in the policy."""
 
 
-def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser], json_option: argparse.ArgumentParser) -> None:
+def add(verbs: Verbs, json_option: argparse.ArgumentParser) -> None:
     """Add the verb."""
-    params = verbs.add_parser("params", parents=[json_option], help="show or set the parameters of the policies", epilog=VALUES)
-    params.set_defaults(run=show_parameters, names=[])
+    what = "show or set the parameters of the policies"
+    params = add_verb(verbs, "params", what, show_parameters, parents=[json_option], epilog=VALUES)
+    params.set_defaults(names=[])
     actions = params.add_subparsers(metavar="ACTION")
-    get = actions.add_parser("get", parents=[json_option], help="show these, or all (what `momctl params` does)")
+    get = add_verb(actions, "get", "show these, or all (what `momctl params` does)", show_parameters, parents=[json_option])
     get.add_argument("names", nargs="*", metavar="NAME")
-    get.set_defaults(run=show_parameters)
     for action, run, help_text in (
         ("set", set_parameters, "set these and leave the others"),
         ("replace", replace_parameters, "set these; all others go back to the policies' defaults"),
     ):
-        parser = actions.add_parser(action, help=help_text, epilog=VALUES)
+        parser = add_verb(actions, action, help_text, run, epilog=VALUES)
         parser.add_argument("values", nargs="+" if action == "set" else "*", type=assignment, metavar="NAME=VALUE")
-        parser.set_defaults(run=run)
 
 
 def assignment(text: str) -> tuple[str, Scalar]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from momservice.bus.names import UUID
 from momservice.cli.output import DASH, Problem, local_time, mib, pages_mib, say, say_fields, say_json, say_pairs, say_table
 from momservice.cli.service import connected
+from momservice.cli.verbs import Verbs, add_verb
 from momservice.client import BlockingClient, ServiceStatus
 from momservice.fields import EntityKind
 from momservice.snapshot import Sample
@@ -26,21 +27,18 @@ GUEST_HEADER = ("GUEST", "BALLOON", "MIN", "MAX", "TOTAL", "FREE", "RSS", "STATE
 GUEST_FIELDS = ("balloon_cur", "balloon_min", "balloon_max", "mem_available", "mem_free")
 
 
-def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser], json_option: argparse.ArgumentParser) -> None:
+def add(verbs: Verbs, json_option: argparse.ArgumentParser) -> None:
     """Add the verbs."""
-    status = verbs.add_parser("status", parents=[json_option], help="how the service is, and why")
-    status.set_defaults(run=show_status)
-    stats = verbs.add_parser("stats", parents=[json_option], help="the newest figures of host and guests")
+    add_verb(verbs, "status", "how the service is, and why", show_status, parents=[json_option])
+    stats = add_verb(verbs, "stats", "the newest figures of host and guests", show_stats, parents=[json_option])
     stats.add_argument("guest", nargs="?", metavar="GUEST", help="only this guest (name or UUID), with all its fields")
-    stats.set_defaults(run=show_stats)
-    pause = verbs.add_parser("pause", help="stop deciding; knobs and balloons stay as they are")
+    pause = add_verb(verbs, "pause", "stop deciding; knobs and balloons stay as they are", pause_service)
     pause.add_argument("--reason", default="", metavar="TEXT", help="why; `momctl status` shows it")
     pause.add_argument(
         "--seconds", type=_seconds, default=0, metavar="N", help="end by itself after so long (default: with `momctl resume`)"
     )
-    pause.set_defaults(run=pause_service)
-    verbs.add_parser("resume", help="end a pause").set_defaults(run=resume_service)
-    verbs.add_parser("reload", help="read configuration and policy files again").set_defaults(run=reload_service)
+    add_verb(verbs, "resume", "end a pause", resume_service)
+    add_verb(verbs, "reload", "read configuration and policy files again", reload_service)
 
 
 def _seconds(text: str) -> int:

@@ -2,7 +2,8 @@
 """The policy language: text in, decisions out. Pure: no I/O, no clock, no logging."""
 
 from momservice.policy.decisions import Call, Decisions, Diagnostic, Failure, Opaque, Place, Read, Wanted
-from momservice.policy.program import TEXT_BYTES, Loaded, Program, evaluate, excerpt, load, trial_errors, trial_warnings
+from momservice.policy.excerpts import excerpt
+from momservice.policy.program import TEXT_BYTES, Loaded, Program, evaluate, load, trial_errors, trial_warnings
 
 __all__ = [
     "TEXT_BYTES",

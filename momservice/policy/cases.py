@@ -1,44 +1,70 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Policy cases: a world, a policy and what it must decide, run off line. The logic of `momctl policy test`.
+"""Policy cases: a world, policies and what they must decide, run off line. The logic of `momctl policy test`.
 
-A file is a JSON object with `cases`, a list of objects: `name`; `policy` (a text) or `policies` (fragment name -> text); `host` (field ->
-newest value, with `@history`, `@props`, `@vars`, `@empty`), `guests` (a list of such); `expect`, of which any part may be left out and then
-isn't compared: `results`, `types`, `controls`, `vars`, `error`, `failed_forms`, `dropped_guests`.
-A case with `quirk` is compared by `ours`.
-The policy `@seed` is the text of the file that `meta.seed` names, beside the cases file; without it, the first of `SEEDS` that is there.
+`FILE`, `CASE`, `WORLD`, and in `expected` `EXPECT` and `VALUES`, say what a file of cases holds; nothing else is taken.
 """
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from functools import cache
 from pathlib import Path
-from typing import Any, Final, TypeAlias, TypeVar
+from typing import Final
 
+from momservice.bus.names import MAIN_POLICY
 from momservice.fields import Names, Schema
-from momservice.policy.decisions import Decisions, Opaque
-from momservice.policy.program import evaluate, load
+from momservice.policy.differences import Difference, differences, refused
+from momservice.policy.expected import Expected, read_expected
+from momservice.policy.program import TEXT_BYTES, Program, evaluate, load
 from momservice.snapshot import HOST, Entity, Snapshot, Value
+from momservice.snapshot_file import decoded, read_snapshot, schema_of
+from momservice.strict_json import Json, Kind, get, only, quoted, read, read_text
 
-MAIN: Final = "50_main_"
 SEEDS: Final = ("mom.policy", "../data/mom.policy", "../reference/mom.policy")
-_PARTS: Final = frozenset({"results", "types", "controls", "vars", "error", "failed_forms", "dropped_guests"})
-_INFORMATION: Final = frozenset({"writes", "load", "applied"})
-_TYPE_NAMES: Final = {bool: "bool", int: "int", float: "float", str: "str", type(None): "nil", Opaque: "opaque"}
 
-Json: TypeAlias = Any
-Kind = TypeVar("Kind")
+FILE: Final[Mapping[str, str]] = {
+    "cases": "a list of cases",
+    "defaults": "an object: what every case has unless it says otherwise, such as policies",
+    "meta": "an object of remarks; its seed is the file, beside this one, whose text the policy @seed stands for",
+}
+CASE: Final[Mapping[str, str]] = {
+    "name": "a text that no other case of the file has",
+    "policy": f'one policy, called {MAIN_POLICY}: its text, or {{"file": "my.policy"}}, relative to the file of cases',
+    "policies": 'several: an object of such by name, or a list of {"file": ...}, each named like its file without ".policy"',
+    "parameters": "an object: the values of parameters by name",
+    "host": "the host of the world: an object of the newest values of its fields by name",
+    "guests": "the guests of the world: a list of such objects, in the order in which policies see them",
+    "snapshot": "in place of host and guests: a file with a recorded snapshot, relative to the file of cases",
+    "expect": "an object: what is compared; what it leaves out is not",
+    "quirk": "true: ours is compared in place of expect, which says what oVirt's MOM does",
+    "ours": "see quirk",
+    "section": "a remark",
+    "note": "a remark",
+}
+WORLD: Final[Mapping[str, str]] = {
+    "@history": "a list of older samples, oldest first: objects of values by name",
+    "@props": "an object of properties (without it a guest has the name vm1, vm2..., and the host an interval of 5)",
+    "@vars": "an object of the variables that SetVar kept in earlier runs",
+    "@empty": "a list of names: fields that could have a value, while the entity has no sample at all",
+}
+# One of a row takes the place of the others' defaults.
+_ALTERNATIVES: Final = (frozenset({"policy", "policies"}), frozenset({"snapshot", "host"}), frozenset({"snapshot", "guests"}))
 
 
 @dataclass(frozen=True, slots=True)
 class CaseResult:
-    """The outcome of one case. `differences`: one line for each part that differs; empty if the case passed."""
+    """The outcome of one case."""
 
     name: str
     passed: bool
-    differences: list[str]
+    details: Sequence[Difference]
+
+    @property
+    def differences(self) -> list[str]:
+        """One line for each part that differs; empty if the case passed."""
+        return [str(difference) for difference in self.details]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,222 +73,199 @@ class _Case:
     policies: Mapping[str, str]
     snapshot: Snapshot
     schema: Schema
-    expected: Mapping[str, Json]
+    parameters: Mapping[str, Value]
+    expected: Expected
 
 
-def run_file(path: str | Path, known: Schema, seed: str | None = None) -> Iterator[CaseResult]:
+def run_file(path: str | Path, known: Schema, seed: str | None = None, patterns: Sequence[str] = ()) -> Iterator[CaseResult]:
     """Runs the cases of a file. `known`: the names of all collectors and controllers, beyond the fields that a case declares; `seed`: the
-    text that `@seed` stands for.
+    text that `@seed` stands for; `patterns`: only cases whose name matches one of these, as file names do in a shell.
 
     Raises ValueError, one line that says what is wrong where, for a file that isn't one of cases, before any case runs.
     """
-    file = Path(path)
     try:
-        cases = list(_read(file, known, seed))
+        cases = list(_File(Path(path), known, seed).cases())
     except RecursionError:
-        raise ValueError(f"{file}: nested too deep") from None
-    return (_run(case) for case in cases)
+        raise ValueError(f"{path}: nested too deep") from None
+    return (_run(case) for case in cases if not patterns or any(fnmatchcase(case.name, pattern) for pattern in patterns))
 
 
 # --- reading -----------------------------------------------------------------------------------------------------------------------------
 
 
-def _read(file: Path, known: Schema, seed: str | None) -> Iterator[_Case]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{file}: {error.strerror if isinstance(error, OSError) else error}") from None
-    cases = _get(content, "cases", list, str(file))
-    meta = content.get("meta", {})
-    seen: set[str] = set()
-    for number, case in enumerate(cases, 1):
-        where = f"{file}: case {number}"
-        name = _get(case, "name", str, where)
-        if name in seen:
-            raise ValueError(f"{where} ({name}): another case has this name")
-        seen.add(name)
-        yield _case(case, f"{where} ({name})", known, lambda: _seed(file, meta) if seed is None else seed)
+class _File:
+    """A file of cases."""
+
+    def __init__(self, path: Path, known: Schema, seed: str | None) -> None:
+        self._path = path
+        self._known = known
+        self._given_seed = seed
+        self._content = read(path)
+        # Many cases share a policy or a snapshot; each is read once.
+        self._text = cache(lambda path: read_text(path, TEXT_BYTES))
+        self._snapshot = cache(read_snapshot)
+
+    def cases(self) -> Iterator[_Case]:
+        """All cases. Raises ValueError."""
+        cases = get(self._content, "cases", list, str(self._path))
+        only(self._content, FILE, str(self._path))
+        defaults = get(self._content, "defaults", dict, str(self._path), {})
+        seen: set[str] = set()
+        for number, case in enumerate(cases, 1):
+            where = f"{self._path}: case {number}"
+            name = get(case, "name", str, where)
+            where = f"{where} ({name})"
+            if name in seen:
+                raise ValueError(f"{where}: another case has this name")
+            seen.add(name)
+            yield self._case(_with_defaults(case, defaults), name, where)
+
+    def _case(self, case: dict[str, Json], name: str, where: str) -> _Case:
+        only(case, CASE, where)
+        snapshot, schema = self._world(case, where)
+        expected = get(case, "ours" if get(case, "quirk", bool, where, False) else "expect", dict, where, {})
+        parameters = _values(get(case, "parameters", dict, where, {}), f"{where}: 'parameters'")
+        return _Case(name, self._policies(case, where), snapshot, schema, parameters, read_expected(expected, snapshot, where))
+
+    def _world(self, case: dict[str, Json], where: str) -> tuple[Snapshot, Schema]:
+        if "snapshot" not in case:
+            return _world(case, self._known, where)
+        if "host" in case or "guests" in case:
+            raise ValueError(f"{where}: 'snapshot' takes the place of 'host' and 'guests'")
+        snapshot = self._referred(get(case, "snapshot", str, where), self._snapshot, where)
+        return snapshot, schema_of(snapshot, self._known)
+
+    def _policies(self, case: Json, where: str) -> dict[str, str]:
+        if ("policy" in case) == ("policies" in case):
+            raise ValueError(f"{where}: 'policy' or 'policies' is needed, and not both")
+        given = case.get("policies", {MAIN_POLICY: case.get("policy")})
+        if isinstance(given, list):
+            given = _by_file_name(given, where)
+        if not isinstance(given, dict):
+            raise ValueError(f"{where}: 'policies' is neither an object nor a list")
+        return {name: self._policy(policy, f"{where}: policy {quoted(name)}") for name, policy in given.items()}
+
+    def _policy(self, given: Json, where: str) -> str:
+        if isinstance(given, str):
+            return self._seed() if given == "@seed" else given
+        if not isinstance(given, dict):
+            raise ValueError(f'{where}: neither a text nor {{"file": ...}}')
+        only(given, ("file",), where)
+        return self._referred(get(given, "file", str, where), self._text, where)
+
+    def _seed(self) -> str:
+        if self._given_seed is not None:
+            return self._given_seed
+        named = get(self._content, "meta", dict, str(self._path), {}).get("seed")
+        candidates = [str(named)] if named else SEEDS
+        found = next((name for name in candidates if (self._path.parent / name).is_file()), None)
+        if found is None:
+            raise ValueError(f"{self._path}: '@seed' stands for a file that isn't there: {self._path.parent / candidates[0]}")
+        return self._referred(found, self._text, str(self._path))
+
+    def _referred(self, name: str, reader: Callable[[Path], Kind], where: str) -> Kind:
+        path = self._path.parent / name
+        try:
+            # A fifo or a device could keep us waiting for ever.
+            if path.exists() and not path.is_file():
+                raise ValueError(f"{quoted(name)} is not a file")
+            return reader(path)
+        except OSError as error:
+            raise ValueError(f"{where}: {quoted(name)}: {error.strerror}") from None
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from None
 
 
-def _get(holder: Json, key: str, kind: type[Kind], where: str, default: Kind | None = None) -> Kind:
-    if not isinstance(holder, dict):
-        raise ValueError(f"{where}: not an object")
-    value = holder.get(key, default)
-    if isinstance(value, kind):
-        return value
-    wanted = {"dict": "an object", "list": "a list", "str": "a text"}[kind.__name__]
-    raise ValueError(f"{where}: {key!r} is missing" if key not in holder else f"{where}: {key!r} is not {wanted}")
+def _with_defaults(case: dict[str, Json], defaults: Mapping[str, Json]) -> dict[str, Json]:
+    replaced = {key for row in _ALTERNATIVES if row & case.keys() for key in row}
+    return {key: value for key, value in defaults.items() if key not in replaced} | case
 
 
-def _objects(guests: list[Json], where: str) -> list[dict[str, Json]]:
-    if all(isinstance(guest, dict) for guest in guests):
-        return guests
-    raise ValueError(f"{where}: a guest is not an object")
+def _by_file_name(references: list[Json], where: str) -> dict[str, Json]:
+    policies: dict[str, Json] = {}
+    for reference in references:
+        name = Path(get(reference, "file", str, f"{where}: 'policies'")).name.removesuffix(".policy")
+        if name in policies:
+            raise ValueError(f"{where}: 'policies': two files give a policy named {quoted(name)}")
+        policies[name] = reference
+    return policies
 
 
-def _seed(file: Path, meta: Json) -> str:
-    named = meta.get("seed") if isinstance(meta, dict) else None
-    candidates = [file.parent / str(name) for name in ([named] if named else SEEDS)]
-    found = next((candidate for candidate in candidates if candidate.is_file()), None)
-    if found is None:
-        raise ValueError(f"{file}: '@seed' stands for a file that isn't there: {candidates[0]}")
-    return found.read_text(encoding="utf-8")
-
-
-def _case(case: Json, where: str, known: Schema, seed: Callable[[], str]) -> _Case:
-    host = _get(case, "host", dict, where, {})
-    guests = _objects(_get(case, "guests", list, where, []), where)
-    schema = Schema(
-        _names([host], known.host, {"interval"}, where),
-        _names(guests, known.guest, {"name", "uuid"}, where),
-    )
-    snapshot = Snapshot(
-        _entity(HOST, host, {"interval": 5}, where),
-        [_entity(_uuid(number), guest, {"name": f"vm{number}", "uuid": _uuid(number)}, where) for number, guest in enumerate(guests, 1)],
-    )
-    return _Case(case["name"], _policies(case, where, seed), snapshot, schema, _expected(case, where))
-
-
-def _policies(case: Json, where: str, seed: Callable[[], str]) -> dict[str, str]:
-    if ("policy" in case) == ("policies" in case):
-        raise ValueError(f"{where}: 'policy' or 'policies' is needed, and not both")
-    texts = _get(case, "policies", dict, where) if "policies" in case else {MAIN: _get(case, "policy", str, where)}
-    return {name: seed() if text == "@seed" else text for name in texts for text in [_get(texts, name, str, where)]}
-
-
-def _expected(case: Json, where: str) -> dict[str, Json]:
-    expected: dict[str, Json] = _get(case, "ours" if case.get("quirk") else "expect", dict, where, {})
-    unknown = sorted(expected.keys() - _PARTS - _INFORMATION)
-    if unknown:
-        raise ValueError(f"{where}: unknown part {unknown[0]!r} of what is expected")
-    for part in ("results", "types", "failed_forms", "dropped_guests"):
-        _get(expected, part, list, where, [])
-    for part in ("controls", "vars"):
-        of_part = _get(expected, part, dict, where, {})
-        _get(of_part, "host", dict, where, {})
-        _objects(_get(of_part, "guests", list, where, []), where)
-    if expected.get("error") is not None:
-        _get(expected["error"], "class", str, where)
-    return {part: _value(value, where) for part, value in expected.items()}
+def _world(case: dict[str, Json], known: Schema, where: str) -> tuple[Snapshot, Schema]:
+    host = get(case, "host", dict, where, {})
+    guests = get(case, "guests", list, where, [])
+    if not all(isinstance(guest, dict) for guest in guests):
+        raise ValueError(f"{where}: a guest is not an object")
+    entities = [
+        _entity(_uuid(number), guest, {"name": f"vm{number}", "uuid": _uuid(number)}, f"{where}: guest {number - 1}")
+        for number, guest in enumerate(guests, 1)
+    ]
+    snapshot = Snapshot(_entity(HOST, host, {"interval": 5}, f"{where}: host"), entities)
+    return snapshot, Schema(_names([host], known.host, {"interval"}), _names(guests, known.guest, {"name", "uuid"}))
 
 
 def _uuid(number: int) -> str:
     return f"00000000-0000-0000-0000-{number:012d}"
 
 
-def _names(entities: Sequence[dict[str, Json]], known: Names, properties: set[str], where: str) -> Names:
-    declared: set[str] = set()
-    for entity in entities:
-        history = _get(entity, "@history", list, where, [])
-        for sample in (entity, *history):
-            if not isinstance(sample, dict):
-                raise ValueError(f"{where}: '@history' is not a list of objects")
-            declared.update(name for name in sample if not name.startswith("@"))
-        declared.update(_get(entity, "@empty", list, where, []))
-        properties = properties | _get(entity, "@props", dict, where, {}).keys()
-    return Names(frozenset(declared), known.known | declared, known.controls, frozenset(properties))
-
-
 def _entity(key: str, given: dict[str, Json], properties: dict[str, Value], where: str) -> Entity:
-    newest = {name: _value(value, where) for name, value in given.items() if not name.startswith("@")}
-    history = [{name: _value(value, where) for name, value in sample.items()} for sample in given.get("@history", [])]
-    variables = {name: _value(value, where) for name, value in _get(given, "@vars", dict, where, {}).items()}
-    return Entity(key, () if "@empty" in given else (*history, newest), properties | given.get("@props", {}), variables)
+    only({name: value for name, value in given.items() if name.startswith("@")}, WORLD, where)
+    newest = _values({name: value for name, value in given.items() if not name.startswith("@")}, where)
+    history = [_values(sample, f"{where}: '@history'") for sample in get(given, "@history", list, where, [])]
+    empty = get(given, "@empty", list, where, [])
+    if not all(isinstance(name, str) for name in empty):
+        raise ValueError(f"{where}: '@empty' is not a list of names")
+    return Entity(
+        key,
+        () if "@empty" in given else (*history, newest),
+        properties | _values(get(given, "@props", dict, where, {}), f"{where}: '@props'"),
+        _values(get(given, "@vars", dict, where, {}), f"{where}: '@vars'"),
+    )
 
 
-def _value(value: Json, where: str) -> Json:
-    """A JSON value, with those that JSON lacks in their place."""
-    if isinstance(value, list):
-        return [_value(item, where) for item in value]
-    if not isinstance(value, dict):
-        return value
-    if "$opaque" in value:
-        return Opaque(str(value["$opaque"]))
-    if "$float" not in value:
-        return {name: _value(item, where) for name, item in value.items()}
-    if value["$float"] not in ("inf", "-inf", "nan"):
-        raise ValueError(f"{where}: '$float' is inf, -inf or nan")
-    return float(value["$float"])
+def _values(given: Json, where: str) -> dict[str, Value]:
+    if not isinstance(given, dict):
+        raise ValueError(f"{where}: not an object")
+    values: dict[str, Value] = {}
+    for name, value in given.items():
+        try:
+            values[name] = decoded(value)
+        except ValueError as error:
+            raise ValueError(f"{where}: {quoted(name)}: {error}") from None
+    return values
 
 
-# --- running and comparing ---------------------------------------------------------------------------------------------------------------
+def _names(entities: Sequence[dict[str, Json]], known: Names, properties: set[str]) -> Names:
+    declared = {
+        name for entity in entities for sample in (entity, *entity.get("@history", [])) for name in sample if not name.startswith("@")
+    }
+    declared.update(name for entity in entities for name in entity.get("@empty", []))
+    given = {name for entity in entities for name in entity.get("@props", {})}
+    return Names(frozenset(declared), known.known | declared, known.controls, frozenset(properties | given))
+
+
+# --- running -----------------------------------------------------------------------------------------------------------------------------
 
 
 def _run(case: _Case) -> CaseResult:
     loaded = load(case.policies, case.schema)
     if loaded.program is None:
-        errors = [(found.code, str(found)) for found in loaded.diagnostics if found.severity == "error"]
-        differences = _error_differences(case.expected, errors) if case.expected else [f"doesn't load: {errors[0][1]}"]
+        found = list(refused(case.expected, [finding for finding in loaded.diagnostics if finding.severity == "error"]))
     else:
-        differences = list(_differences(case, evaluate(loaded.program, case.snapshot)))
-    return CaseResult(case.name, not differences, differences)
+        found = list(_parameter_differences(loaded.program, case.parameters)) or _decided(case, loaded.program)
+    return CaseResult(case.name, not found, found)
 
 
-def _error_differences(expected: Mapping[str, Json], found: Sequence[tuple[str, str]]) -> list[str]:
-    """Compares the class of the error that is expected with those that there are (class, text)."""
-    error = expected.get("error")
-    if error is not None and error["class"] in [code for code, _ in found]:
-        return []
-    wanted = "no error" if error is None else f"an error of class {error['class']}"
-    return [f"error: got {'; '.join(text for _, text in found[:3]) or 'none'}; expected {wanted}"]
+def _decided(case: _Case, program: Program) -> list[Difference]:
+    world = replace(case.snapshot, parameters={**case.snapshot.parameters, **case.parameters})
+    return list(differences(case.expected, evaluate(program, world)))
 
 
-def _differences(case: _Case, decisions: Decisions) -> Iterator[str]:
-    expected = case.expected
-    failures = [(failure.code, str(failure)) for failure in decisions.failures]
-    if expected.get("error") is not None:
-        yield from _error_differences(expected, failures)
-        results = decisions.results[: min((failure.form for failure in decisions.failures), default=None)]
-        yield from _compare("results", results[: len(expected.get("results", []))], expected)
-        return
-    if "error" in expected:
-        yield from _failure_differences(case, decisions, failures)
-    yield from _compare("results", decisions.results, expected)
-    yield from _compare("types", [_type_name(result) for result in decisions.results], expected)
-    controls: dict[str, dict[str, Value]] = {}
-    for wanted in decisions.controls:
-        controls.setdefault(wanted.entity, {})[wanted.name] = wanted.value
-    yield from _compare_entities(case, "controls", controls)
-    yield from _compare_entities(case, "vars", decisions.variables)
-
-
-def _failure_differences(case: _Case, decisions: Decisions, failures: Sequence[tuple[str, str]]) -> Iterator[str]:
-    keys = [guest.key for guest in case.snapshot.guests]
-    forms = sorted(failure.form for failure in decisions.failures if failure.entity is None)
-    guests = sorted(keys.index(failure.entity) for failure in decisions.failures if failure.entity is not None)
-    for part, got in (("failed_forms", forms), ("dropped_guests", guests)):
-        if got != sorted(case.expected.get(part, [])):
-            told = "".join(f"; {text}" for _, text in failures[:3])
-            yield f"{part}: got {got}, expected {case.expected.get(part, [])}{told}"
-
-
-def _type_name(value: object) -> Json:
-    return [_type_name(item) for item in value] if isinstance(value, list) else _TYPE_NAMES[type(value)]
-
-
-def _compare(part: str, got: object, expected: Mapping[str, Json]) -> Iterator[str]:
-    if part in expected and not _same(got, wanted := expected[part]):
-        yield f"{part}: got {got!r}, expected {wanted!r}"
-
-
-def _compare_entities(case: _Case, part: str, got: Mapping[str, Mapping[str, Value]]) -> Iterator[str]:
-    wanted = case.expected.get(part, {})
-    if "host" in wanted and not _same_items(got.get(HOST, {}), wanted["host"]):
-        yield f"{part} of the host: got {got.get(HOST, {})!r}, expected {wanted['host']!r}"
-    for index, of_guest in enumerate(wanted.get("guests", [])):
-        key = _uuid(index + 1)
-        if not _same_items(got.get(key, {}), of_guest):
-            yield f"{part} of guest {index}: got {got.get(key, {})!r}, expected {of_guest!r}"
-
-
-def _same_items(got: Mapping[str, Value], wanted: Mapping[str, Json]) -> bool:
-    return got.keys() == wanted.keys() and all(_same(got[name], wanted[name]) for name in got)
-
-
-def _same(got: object, wanted: object) -> bool:
-    """Whether two values are the same: type and value, nan the same as nan, opaque ones whatever they are."""
-    if isinstance(got, list | tuple) and isinstance(wanted, list):
-        return len(got) == len(wanted) and all(map(_same, got, wanted))
-    if isinstance(got, float) and isinstance(wanted, float) and math.isnan(got):
-        return math.isnan(wanted)
-    return type(got) is type(wanted) and (isinstance(got, Opaque) or got == wanted)
+def _parameter_differences(program: Program, parameters: Mapping[str, Value]) -> Iterator[Difference]:
+    for name, value in parameters.items():
+        try:
+            program.coerce_parameter(name, value)
+        except KeyError:
+            yield Difference("parameters", f"no policy that has the parameter {quoted(name)}", "one that has")
+        except ValueError as error:
+            yield Difference("parameters", str(error), "a value that it takes")

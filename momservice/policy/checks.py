@@ -4,21 +4,37 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from itertools import chain
 from typing import Final
 
 from momservice.fields import Names, Schema
-from momservice.policy.decisions import Diagnostic, Severity
+from momservice.policy.decisions import Diagnostic
+from momservice.policy.diagnostics import FINDINGS
 from momservice.policy.forms import ENTITIES, FORMS, METHODS, RESERVED, TUNE_FIELDS, TUNE_SETTERS, Form
 from momservice.policy.names import Bound, nearest
 from momservice.policy.reader import Atom, Group, Node, Source
 from momservice.policy.values import short
 
-FINDINGS: Final = 100
 _HINTS: Final = 20
+_METHODS_OF_ANY: Final = METHODS | TUNE_SETTERS
+
+
+def _misfit(node: Group, most: int | None) -> Node:
+    """What to point at where a list has the wrong number of operands: the first that is too much, or the head."""
+    operands = node.items[1:]
+    return node.items[0] if most is None or len(operands) <= most else operands[most]
+
+
+def _either(schema: Schema) -> Names:
+    """The names that an entity may have of which isn't known which it is."""
+    host, guest = schema.host, schema.guest
+    return Names(
+        host.declared | guest.declared, host.known | guest.known, host.controls | guest.controls, host.properties | guest.properties
+    )
 
 
 class Checks:
-    """Finds what is wrong with the parts of forms; `diagnostics` are the findings, the first hundred.
+    """Finds what is wrong with the parts of forms.
 
     `source` is the fragment being checked. `locals` are the variables of the scopes that are open around the part in the text.
     """
@@ -26,29 +42,27 @@ class Checks:
     def __init__(self, schema: Schema, bound: Bound, parameters: frozenset[str]) -> None:
         self.source = Source("", "")
         self.locals: list[set[str]] = []
-        self.diagnostics: list[Diagnostic] = []
-        self.failed = False
+        self.errors: list[Diagnostic] = []
+        self.warnings: list[Diagnostic] = []
         self._schema = schema
+        self._either = _either(schema)
         self._bound = bound
         self._parameters = parameters
         self._hints = 0
 
     def error(self, code: str, node: Node, message: str, hint: str = "") -> None:
         """Reports an error at a node."""
-        self.failed = True
-        self._report("error", code, node, message, hint)
+        if len(self.errors) < FINDINGS:
+            self.errors.append(Diagnostic("error", code, self.source.place(node.start), message, hint))
 
     def warning(self, code: str, node: Node, message: str, hint: str = "") -> None:
         """Reports a warning at a node."""
-        self._report("warning", code, node, message, hint)
+        if len(self.warnings) < FINDINGS:
+            self.warnings.append(Diagnostic("warning", code, self.source.place(node.start), message, hint))
 
-    def _report(self, severity: Severity, code: str, node: Node, message: str, hint: str) -> None:
-        if len(self.diagnostics) < FINDINGS:
-            self.diagnostics.append(Diagnostic(severity, code, self.source.place(node.start), message, hint))
-
-    def _near(self, name: str, candidates: Collection[str]) -> str:
+    def _near(self, name: str, *candidates: Collection[str]) -> str:
         self._hints += 1
-        return nearest(name, candidates) if self._hints <= _HINTS else ""
+        return nearest(name, chain(*candidates)) if self._hints <= _HINTS else ""
 
     # --- heads -------------------------------------------------------------------------------------------------------------------------
 
@@ -63,24 +77,31 @@ class Checks:
             return None
         return head if self._callable(node, head, len(node.items) - 1) else None
 
+    def operands(self, node: Group) -> Sequence[Node]:
+        """The operands that can be checked of a list that calls nothing: none of what is meant for a form that binds names."""
+        head = node.items[0] if node.items else None
+        return () if isinstance(head, Atom) and head.name in self._bound.misspelled else node.items[1:]
+
     def _callable(self, node: Group, head: Atom, count: int) -> bool:
         if head.name in FORMS:
             return self._fits(FORMS[head.name], node, count)
         if "." in head.name:
             return self._method(node, head, count)
+        if head.name in self._bound.unread:
+            return True
         if head.name in self._bound.functions:
             return self._function_fits(node, head.name, count)
         if head.name in self._bound.variables or head.name in ENTITIES:
             self.error("name", head, f"'{short(head.name)}' is a variable, not a function")
         else:
-            hint = self._near(head.name, {*FORMS, *self._bound.functions})
+            hint = self._near(head.name, FORMS, self._bound.functions)
             self.error("name", head, f"unknown function '{short(head.name)}'", hint)
         return False
 
     def _fits(self, form: Form, node: Group, count: int) -> bool:
         misfit = form.misfit(count)
         if misfit:
-            self.error("arity", node, misfit, form.doc)
+            self.error("arity", _misfit(node, form.most), misfit, form.doc)
         return not misfit
 
     def _function_fits(self, node: Group, name: str, count: int) -> bool:
@@ -88,18 +109,20 @@ class Checks:
         if count in arities:
             return True
         wanted = " or ".join(str(arity) for arity in sorted(arities)[:5])
-        self.error("arity", node, f"'{short(name)}' takes {wanted} argument{'' if wanted == '1' else 's'}, not {count}")
+        self.error(
+            "arity", _misfit(node, max(arities)), f"'{short(name)}' takes {wanted} argument{'' if wanted == '1' else 's'}, not {count}"
+        )
         return False
 
     def _method(self, node: Group, head: Atom, count: int) -> bool:
         *path, method = head.name.split(".")
         if not self._path(head, path):
             return False
-        form = METHODS.get(method) or (TUNE_SETTERS.get(method) if path[0] != "Host" else None)
-        if form is None:
-            self.error("name", head, f"unknown method '{short(method)}'", self._near(method, METHODS))
+        methods = METHODS if path[0] == "Host" else _METHODS_OF_ANY
+        if method not in methods:
+            self.error("name", head, f"unknown method '{short(method)}'", self._near(method, methods))
             return False
-        return self._fits(form, node, count)
+        return self._fits(methods[method], node, count)
 
     # --- names that are read -----------------------------------------------------------------------------------------------------------
 
@@ -123,12 +146,12 @@ class Checks:
         return all(good)
 
     def _variable(self, node: Atom, name: str) -> bool:
-        if name in self._bound.variables:
+        if name in self._bound.variables or name in self._bound.unread:
             return True
         if name in RESERVED or name in self._bound.functions:
             self.error("name", node, f"'{short(name)}' is a function or form, not a value", f"({short(name)} ...) calls it")
         else:
-            self.error("name", node, f"unknown variable '{short(name)}'", self._near(name, {*self._bound.variables, *ENTITIES}))
+            self.error("name", node, f"unknown variable '{short(name)}'", self._near(name, self._bound.variables, ENTITIES))
         return False
 
     def _host_path(self, node: Atom, members: Sequence[str]) -> bool:
@@ -141,14 +164,7 @@ class Checks:
         if name in TUNE_SETTERS:
             self.error("form", node, f"the method '{name}' is not called")
             return False
-        return name in TUNE_FIELDS or self._field(node, name, self._either(), "name")
-
-    def _either(self) -> Names:
-        """The names that an entity may have of which isn't known which it is."""
-        host, guest = self._schema.host, self._schema.guest
-        return Names(
-            host.declared | guest.declared, host.known | guest.known, host.controls | guest.controls, host.properties | guest.properties
-        )
+        return name in TUNE_FIELDS or self._field(node, name, self._either, "name")
 
     def _field(self, node: Node, name: str, names: Names, code: str) -> bool:
         if name in METHODS:
@@ -157,9 +173,10 @@ class Checks:
         if name in names.declared:
             return True
         if name in names.known:
-            self.warning("unknown-field", node, f"'{name}' is nil: no configured collector gives it")
+            self.warning("not-collected", node, f"'{name}' is nil: no configured collector gives it")
             return True
-        self.error(code, node, f"unknown field '{short(name)}'", self._near(name, names.known | names.declared))
+        members = TUNE_FIELDS if names is self._either and code == "name" else frozenset[str]()
+        self.error(code, node, f"unknown field '{short(name)}'", self._near(name, names.known, names.declared, members))
         return False
 
     def method_name(self, path: Sequence[str], method: str, operands: Sequence[Node]) -> None:
@@ -167,12 +184,12 @@ class Checks:
         name = operands[0]
         if not isinstance(name, Atom) or not isinstance(name.value, str):
             return
-        names = self._schema.host if path == ["Host"] else self._either()
+        names = self._schema.host if path == ["Host"] else self._either
         if method in ("Stat", "StatAvg") and name.value not in METHODS:
             self._field(name, name.value, names, "unknown-field")
         elif method == "Prop" and name.value not in names.properties:
             self.error("unknown-prop", name, f"unknown property '{short(name.value)}'", self._near(name.value, names.properties))
-        elif method in ("Control", "GetControl") and name.value not in names.controls:
+        elif method in ("Control", "GetControl") and name.value not in self._either.controls:
             hint = self._near(name.value, names.controls)
             self.warning("unknown-control", name, f"no controller has the control '{short(name.value)}'", hint)
 
@@ -212,16 +229,16 @@ class Checks:
         if not isinstance(node, Group) or node.bracket == "{":
             self.error("form", node, "'let' takes a list of bindings: ((name value)...)")
             return []
-        pairs = [self._let_binding(binding) for binding in node.items]
-        found = [(name, binding) for name, binding in pairs if name is not None]
-        self._distinct([(name, binding) for name, binding in found], "let")
-        return [(name, binding) for name, binding in found if isinstance(binding, Group)]
+        found = [pair for binding in node.items if (pair := self._let_binding(binding)) is not None]
+        self._distinct([(name, binding.items[0]) for name, binding in found], "let")
+        return found
 
-    def _let_binding(self, node: Node) -> tuple[str | None, Node]:
+    def _let_binding(self, node: Node) -> tuple[str, Group] | None:
         if isinstance(node, Group) and node.bracket != "{" and len(node.items) == len(("name", "value")):
-            return self.binding(node.items[0]), node
+            name = self.binding(node.items[0])
+            return None if name is None else (name, node)
         self.error("form", node, "a binding of 'let' is a name and a value in brackets")
-        return None, node
+        return None
 
     def parameter_list(self, node: Node) -> list[str]:
         """The parameters of a function."""

@@ -75,7 +75,7 @@ class Compiler:
         head = self.checks.head(node)
         operands = node.items[1:]
         if head is None:
-            for operand in operands:
+            for operand in self.checks.operands(node):
                 self.value(operand)
         elif head.name in FORMS:
             self.SPECIAL.get(FORMS[head.name].name, Compiler._apply)(self, node, operands)

@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Final
 
-from momservice.policy.forms import FORMS
+from momservice.policy.forms import FORMS, RESERVED
 from momservice.policy.reader import Atom, Group, Node
 from momservice.snapshot import Value
 
@@ -16,14 +17,22 @@ _LONGEST: Final = 64
 _CANDIDATES: Final = 1000
 # Names that differ more in length aren't near.
 _LONGER_BY: Final = 3
+_BINDING: Final = ("def", "defun", "defvar", "let", "with")
+_MISSPELLED: Final = 20
 
 
 @dataclass(slots=True)
 class Bound:
-    """Variables, and functions with the numbers of parameters their definitions have."""
+    """Variables, and functions with the numbers of parameters their definitions have.
+
+    `unread`: names in what couldn't be read, or whose form is misspelled: each may be a variable, and a function of any number of
+    parameters. `misspelled`: the names of such forms, as they are spelled.
+    """
 
     variables: set[str] = field(default_factory=set)
     functions: dict[str, set[int]] = field(default_factory=dict)
+    unread: AbstractSet[str] = frozenset()
+    misspelled: AbstractSet[str] = frozenset()
 
 
 def form_name(node: Node) -> str:
@@ -34,16 +43,49 @@ def form_name(node: Node) -> str:
     return ""
 
 
-def bound_names(forms: Iterable[Node]) -> Bound:
-    """Collects what the forms bind, without recursion."""
-    bound = Bound()
-    waiting = list(forms)
+def bound_names(forms: Sequence[Node], unread: AbstractSet[str] = frozenset()) -> Bound:
+    """Collects what the forms bind, without recursion. `unread`: the names in what couldn't be read."""
+    bound = Bound(unread=unread - RESERVED)
+    called: set[str] = set()
+    for node in _groups(forms):
+        form = form_name(node)
+        if form:
+            _collect(bound, form, node.items[1:])
+        elif node.bracket != "{" and node.items and isinstance(node.items[0], Atom):
+            called.add(node.items[0].name)
+    bound.misspelled = _misspelled(called - bound.functions.keys() - bound.variables - bound.unread)
+    if bound.misspelled:
+        bound.unread |= _names_in_calls(forms, bound.misspelled) - RESERVED
+    return bound
+
+
+def _groups(nodes: Iterable[Node]) -> Iterator[Group]:
+    """All lists in nodes, in no order that means anything."""
+    waiting = list(nodes)
     while waiting:
         node = waiting.pop()
         if isinstance(node, Group):
             waiting.extend(node.items)
-            _collect(bound, form_name(node), node.items[1:])
-    return bound
+            yield node
+
+
+def _misspelled(unknown: AbstractSet[str]) -> set[str]:
+    """The names that look like those of forms that bind names: what they bind would be unknown everywhere else."""
+    return {name for name in sorted(unknown)[:_MISSPELLED] if nearest(name, _BINDING)}
+
+
+def _names_in_calls(forms: Iterable[Node], heads: AbstractSet[str]) -> set[str]:
+    names: set[str] = set()
+    waiting = list(forms)
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, Atom) or not node.items:
+            continue
+        if isinstance(node.items[0], Atom) and node.items[0].name in heads:
+            names.update(name.split(".")[0] for group in _groups([node]) for name in _symbols(group.items))
+        else:
+            waiting.extend(node.items)
+    return names - heads
 
 
 def _collect(bound: Bound, form: str, operands: Sequence[Node]) -> None:
@@ -86,5 +128,10 @@ def parameters(forms: Iterable[Node]) -> dict[str, Value]:
 def nearest(name: str, candidates: Iterable[str]) -> str:
     """A hint with the nearest of the candidates; "" if none is near. What it costs is bounded, however many and long the names are."""
     alike = [other for other in candidates if abs(len(other) - len(name)) <= _LONGER_BY and other != name and len(other) <= _LONGEST]
-    found = get_close_matches(name, sorted(alike)[:_CANDIDATES], n=1, cutoff=0.7) if len(name) <= _LONGEST else []
+    if len(name) > _LONGEST:
+        return ""
+    alike = sorted(set(alike))[:_CANDIDATES]
+    # Letters that have changed places weigh too much in short names.
+    letters = sorted(name)
+    found = [other for other in alike if sorted(other) == letters] or get_close_matches(name, alike, n=1, cutoff=0.7)
     return f"did you mean '{found[0]}'?" if found else ""

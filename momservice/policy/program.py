@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
 from types import MappingProxyType
 from typing import Final
 
@@ -13,9 +15,12 @@ from momservice.policy.compiled.build import CompiledProgram, build
 from momservice.policy.compiled.run import Abandoned, Run
 from momservice.policy.compiler import Compiler
 from momservice.policy.decisions import Decisions, Diagnostic, Failure, Place
+from momservice.policy.diagnostics import FINDINGS
+from momservice.policy.flow import Flow
+from momservice.policy.kinds import Kinds
 from momservice.policy.machine import Code, Machine
 from momservice.policy.names import bound_names, parameters
-from momservice.policy.reader import Node, Source, read
+from momservice.policy.reader import Reading, Source, read
 from momservice.policy.values import short, typed_like
 from momservice.snapshot import Snapshot, Value
 
@@ -60,16 +65,13 @@ class Loaded:
 def load(fragments: Mapping[str, str], schema: Schema, limit_bytes: int = TEXT_BYTES) -> Loaded:
     """Parses and checks fragments (name -> text; they run in the order of their names). Raises nothing, whatever the text."""
     names = sorted(fragments)
-    size = sum(len(fragments[name].encode(errors="surrogatepass")) for name in names)
-    if size > limit_bytes:
-        message = f"the policy has {size} bytes in all, more than {limit_bytes}"
-        return Loaded(None, [Diagnostic("error", "limit", Place(names[0], 1, 1), message)])
+    ends = list(accumulate(len(fragments[name].encode(errors="surrogatepass")) for name in names))
+    if ends and ends[-1] > limit_bytes:
+        message = f"the policy has {ends[-1]} bytes in all, more than {limit_bytes}"
+        too_long = names[bisect_right(ends, limit_bytes)]
+        return Loaded(None, [Diagnostic("error", "limit", Place(too_long, 1, 1), message)])
     sources = _sources([(name, fragments[name]) for name in names])
-    trees = [read(source) for source in sources]
-    faults = [fault for _, fault in trees if fault is not None]
-    if faults:
-        return Loaded(None, faults)
-    return _compile(sources, [forms for forms, _ in trees], schema)
+    return _compile(sources, [read(source) for source in sources], schema)
 
 
 def _sources(texts: Sequence[tuple[str, str]]) -> list[Source]:
@@ -82,19 +84,28 @@ def _sources(texts: Sequence[tuple[str, str]]) -> list[Source]:
     return sources
 
 
-def _compile(sources: Sequence[Source], trees: Sequence[Sequence[Node]], schema: Schema) -> Loaded:
-    everything = [form for forms in trees for form in forms]
+def _compile(sources: Sequence[Source], readings: Sequence[Reading], schema: Schema) -> Loaded:
+    everything = [form for reading in readings for form in reading.forms]
     defaults = parameters(everything)
-    compiler = Compiler(sources, schema, bound_names(everything), frozenset(defaults))
-    for source, forms in zip(sources, trees, strict=True):
-        compiler.fragment(source, forms)
-    found = compiler.checks.diagnostics
-    if compiler.checks.failed:
+    bound = bound_names(everything, {name for reading in readings for name in reading.unread})
+    compiler = Compiler(sources, schema, bound, frozenset(defaults))
+    flow = Flow(compiler.checks, schema, Kinds(everything, bound.unread, defaults))
+    for source, reading in zip(sources, readings, strict=True):
+        compiler.fragment(source, reading.forms)
+        flow.fragment(reading.forms)
+    errors = [*(fault for reading in readings for fault in reading.faults), *compiler.checks.errors]
+    found = _in_order([*errors[:FINDINGS], *compiler.checks.warnings][:FINDINGS])
+    if errors:
         return Loaded(None, found)
     code = compiler.code()
-    placed = [(form, source.base) for source, forms in zip(sources, trees, strict=True) for form in forms]
+    placed = [(form, source.base) for source, reading in zip(sources, readings, strict=True) for form in reading.forms]
     compiled = build(placed, schema, defaults, code.place)
     return Loaded(Program(tuple(source.name for source in sources), schema, MappingProxyType(defaults), code, compiled), found)
+
+
+def _in_order(found: Sequence[Diagnostic]) -> list[Diagnostic]:
+    """Findings in the order of their places: fragments run, and so are sorted, in the order of their names."""
+    return sorted(found, key=lambda each: (each.place.fragment, each.place.line, each.place.column))
 
 
 def evaluate(program: Program, snapshot: Snapshot, *, trace: bool = False) -> Decisions:
@@ -131,16 +142,3 @@ def trial_errors(decisions: Decisions) -> list[Failure]:
 def trial_warnings(decisions: Decisions) -> list[Failure]:
     """The other failures of a trial run: isolated in a live run, and given as warnings."""
     return [failure for failure in decisions.failures if failure.code not in INCURABLE]
-
-
-def excerpt(diagnostic: Diagnostic | Failure, text: str) -> str:
-    """The line of the fragment's text that a finding points at, and a line with a caret below it: at most 100 characters each.
-
-    Tabs and what can't be printed show as one space, so that the caret stands below its character.
-    """
-    lines = text.split("\n")
-    line = lines[diagnostic.place.line - 1] if diagnostic.place.line <= len(lines) else ""
-    column = diagnostic.place.column - 1
-    start = max(0, column - 60)
-    shown = "".join(character if character.isprintable() else " " for character in line[start : start + 100])
-    return f"{shown.rstrip()}\n{' ' * (column - start)}^"

@@ -1,42 +1,27 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Text to tree: tokens by pyparsing, brackets by a stack of our own, so that neither length nor depth can hurt."""
+"""Text to tree: tokens by pyparsing, brackets by a stack of our own, so that neither length nor depth can hurt.
+
+A fault ends neither the reading nor, as a rule, the form that has it: reading goes on at the next token, or, where the brackets don't
+pair, at the next line that begins with '(' or '['. Forms with faults are left out of what is checked.
+"""
 
 from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Final, Literal, TypeAlias
-
-import pyparsing as pp
+from itertools import islice, zip_longest
+from typing import Final, Literal, NamedTuple, TypeAlias
 
 from momservice.policy.decisions import Diagnostic, Place
-from momservice.policy.values import INTEGER_BITS, PolicyError, integer, text
+from momservice.policy.diagnostics import FINDINGS
+from momservice.policy.tokens import BAD_CHARACTERS, QUOTES, SPACE, SYMBOL, TOKEN, Fault, literal, no_token, symbol
 
 NESTING: Final = 200
-# No integer of 256 bits is longer, in any base but octal; longer literals are never converted (Python's cost is quadratic).
-_DIGITS: Final = 100
-
-_KINDS: Final = {
-    "open": r"[(\[{]",
-    "close": r"[)\]}]",
-    "string": r""""[^"\\]*+(?:\\.[^"\\]*+)*"|'[^'\\]*+(?:\\.[^'\\]*+)*'""",
-    "hex": r"0[xX][0-9a-fA-F]++(?![A-Za-z0-9_.])",
-    "octal": r"0o[0-7]++(?![A-Za-z0-9_.])",
-    "float": r"-?(?:[0-9]*+\.[0-9]++(?:[eE][+-]?[0-9]++)?|(?:0|[1-9][0-9]*+)[eE][+-]?[0-9]++)(?![A-Za-z0-9_.])",
-    "integer": r"-?(?:0|[1-9][0-9]*+)(?![A-Za-z0-9_.])",
-    "symbol": r"[A-Za-z_][A-Za-z0-9_.-]*+",
-    # A minus directly before a digit or a fraction belongs to a number: were it a good one, it would have matched above.
-    "operator": r"<<|>>|<=|>=|==|!=|-(?!\.?[0-9])|[+*/<>]",
-}
-# Runs of characters are possessive: reading is linear in the text, also where it fails. (Groups aren't: early Python 3.11 matches
-# possessive ones wrongly.)
-_TOKEN: Final = pp.Regex("|".join(f"(?P<{kind}>{pattern})" for kind, pattern in _KINDS.items()), flags=re.DOTALL)
-_SPACE: Final = pp.Regex(r"(?:\s++|#[^\n]*+)*")
-_BAD_NUMBER: Final = pp.Regex(r"-?\.?[0-9]")
 _CLOSES: Final = {"(": ")", "[": "]", "{": "}"}
-_BAD_CHARACTER: Final = re.compile(r"[\x00\ud800-\udfff]")
+# Where forms usually begin: reading finds its way again there. Blocks, which begin with '{', are more often parts of forms.
+_NEW_FORM: Final = re.compile(r"\n(?=[(\[])")
 
 AtomKind: TypeAlias = Literal["literal", "symbol", "operator"]
 
@@ -78,93 +63,244 @@ class Source:
         return Place(self.name, line, start - self._starts[line - 1] + 1)
 
 
-class _Unreadable(Exception):
-    def __init__(self, start: int, message: str, code: str = "parse", hint: str = "") -> None:
-        super().__init__(message)
-        self.start, self.message, self.code, self.hint = start, message, code, hint
+class Reading(NamedTuple):
+    """What came of reading a fragment.
+
+    `forms`: its values in order, without those that have faults. `faults`: at most `FINDINGS`. `unread`: names in what has faults; any of
+    them may be bound there.
+    """
+
+    forms: list[Node]
+    faults: list[Diagnostic]
+    unread: set[str]
 
 
-def read(source: Source) -> tuple[Sequence[Node], Diagnostic | None]:
-    """The values of a fragment in order; with a diagnostic, what comes before the fault."""
-    forms: list[Node] = []
-    try:
-        _read_into(forms, source.content)
-    except _Unreadable as fault:
-        return forms, Diagnostic("error", fault.code, source.place(fault.start), fault.message, fault.hint)
-    return forms, None
+def read(source: Source) -> Reading:
+    """Reads a fragment. Linear in its length, whatever is wrong with it."""
+    reader = _Reader(source)
+    reader.run()
+    faults = sorted([*_bad_characters(source.content), *reader.faults], key=lambda fault: fault.start)[:FINDINGS]
+    found = [Diagnostic("error", fault.code, source.place(fault.start), fault.message, fault.hint) for fault in faults]
+    return Reading(sorted(reader.forms, key=lambda form: form.start) if found else reader.forms, found, reader.unread)
 
 
-def _read_into(forms: list[Node], content: str) -> None:
-    if bad := _BAD_CHARACTER.search(content):
-        raise _Unreadable(bad.start(), "not a character that text may hold")
-    open_groups: list[Group] = []
-    here = forms
-    space, token = _SPACE.re_match, _TOKEN.re_match
-    position = space(content, 0).end()
-    while position < len(content):
-        match = token(content, position)
-        if match is None:
-            raise _no_token(content, position)
-        kind, word = match.lastgroup, match.group()
+def _bad_characters(content: str) -> Iterator[Fault]:
+    for found in islice(BAD_CHARACTERS.finditer(content), FINDINGS):
+        yield Fault(found.start(), "not a character that text may hold")
+
+
+class _Reader:
+    """The state of reading one fragment."""
+
+    def __init__(self, source: Source) -> None:
+        self.forms: list[Node] = []
+        self.faults: list[Fault] = []
+        self.unread: set[str] = set()
+        self._source = source
+        self._content = source.content
+        self._open: list[Group] = []
+        # Opening brackets beyond the deepest that is kept.
+        self._excess = 0
+        # The groups with faults in them, by offset.
+        self._spoiled: set[int] = set()
+        # Whether brackets don't pair: nothing counts until a new form begins.
+        self._lost = False
+        # The first string that looks as if its end were missing: where it begins, its outermost form, and the new form within it.
+        self._suspect: tuple[int, int, int] | None = None
+        self._reread = False
+        # The kinds of quotes that no later quote closes.
+        self._unclosed: set[str] = set()
+
+    def run(self) -> None:
+        content = self._content
+        space, token = SPACE.re_match, TOKEN.re_match
+        position = space(content, 0).end()
+        while position < len(content) and len(self.faults) < FINDINGS:
+            match = None if content[position] in self._unclosed else token(content, position)
+            if match is None:
+                end = self._no_token(position)
+            else:
+                self._token(match.lastgroup, match.group(), position)
+                end = match.end()
+            position = space(content, end).end()
+        self._forget_text(position, len(content))
+        self._finish()
+
+    def _token(self, kind: str | None, word: str, start: int) -> None:
         if kind == "open":
-            if len(open_groups) == NESTING:
-                raise _Unreadable(position, f"brackets are nested more than {NESTING} deep", "too-deep")
-            group = Group(word, position)
-            here.append(group)
-            open_groups.append(group)
-            here = group.items
+            self._begin(word, start)
         elif kind == "close":
-            here = _close(open_groups, word, position, forms)
+            self._close(word, start)
         else:
-            here.append(_atom(kind, word, position))
-        position = space(content, match.end()).end()
-    if open_groups:
-        unclosed = open_groups[-1]
-        raise _Unreadable(unclosed.start, f"'{unclosed.bracket}' is never closed", hint=f"'{_CLOSES[unclosed.bracket]}' is missing")
+            self._atom(kind, word, start)
+
+    # --- atoms -------------------------------------------------------------------------------------------------------------------------
+
+    def _atom(self, kind: str | None, word: str, start: int) -> None:
+        try:
+            if kind == "symbol":
+                name = symbol(word, start)
+                atom = Atom("literal", start) if name == "nil" else Atom("symbol", start, name)
+            elif kind == "operator":
+                atom = Atom("operator", start, word)
+            else:
+                if kind == "string" and self._suspect is None:
+                    self._suspect_string(word, start)
+                atom = Atom("literal", start, value=literal(kind, word, start))
+        except Fault as fault:
+            self._fault(fault)
+            return
+        if self._open:
+            self._open[-1].items.append(atom)
+        elif self._lost:
+            self._forget(atom)
+        else:
+            self.forms.append(atom)
+
+    def _suspect_string(self, word: str, start: int) -> None:
+        if new_form := _NEW_FORM.search(word):
+            self._suspect = (start, self._open[0].start if self._open else start, start + new_form.end())
+
+    # --- brackets ------------------------------------------------------------------------------------------------------------------------
+
+    def _begin(self, bracket: str, start: int) -> None:
+        if self._lost and self._begins_line(bracket, start):
+            self._abandon()
+            self._lost = False
+        if len(self._open) == NESTING:
+            if not self._lost:
+                self._lose(Fault(start, f"brackets are nested more than {NESTING} deep", "too-deep"))
+            self._excess += 1
+            return
+        group = Group(bracket, start)
+        if self._open:
+            self._open[-1].items.append(group)
+        self._open.append(group)
+
+    def _begins_line(self, bracket: str, start: int) -> bool:
+        return bracket != "{" and (start == 0 or self._content[start - 1] == "\n")
+
+    def _close(self, bracket: str, start: int) -> None:
+        if self._excess:
+            self._excess -= 1
+        elif self._open and bracket == _CLOSES[self._open[-1].bracket]:
+            group = self._open.pop()
+            if not self._open:
+                self._complete(group)
+        elif not self._lost:
+            self._lose(self._mismatch(bracket, start))
+
+    def _mismatch(self, bracket: str, start: int) -> Fault:
+        if not self._open:
+            return Fault(start, f"'{bracket}' closes nothing")
+        unclosed = self._open[-1]
+        place = self._source.place(unclosed.start)
+        hint = f"'{unclosed.bracket}' in line {place.line}, column {place.column} is still open"
+        return Fault(start, f"'{bracket}' where '{_CLOSES[unclosed.bracket]}' was expected", hint=hint)
+
+    def _complete(self, form: Node) -> None:
+        """Takes a form that is read to its end, or what its faults leave of it."""
+        if self._lost or form.start in self._spoiled:
+            self._forget(form)
+        else:
+            self.forms.append(form)
+
+    def _finish(self) -> None:
+        """The end of the text, or of what is read of it: tells of the brackets that are still open, the innermost of each form."""
+        if not self._lost and len(self.faults) < FINDINGS:
+            for group, inner in zip_longest(self._open, self._open[1:]):
+                if inner is None or self._begins_line(inner.bracket, inner.start):
+                    closes = _CLOSES[group.bracket]
+                    self.faults.append(Fault(group.start, f"'{group.bracket}' is never closed", hint=f"'{closes}' is missing"))
+        self._abandon()
+
+    def _abandon(self) -> None:
+        """Gives up the groups that are open. Complete forms that they have swallowed count, if they look like new ones."""
+        unclosed = {group.start for group in self._open}
+        for group in self._open:
+            for item in group.items:
+                if item.start in unclosed:
+                    continue
+                if isinstance(item, Group) and self._begins_line(item.bracket, item.start) and item.start not in self._spoiled:
+                    self.forms.append(item)
+                else:
+                    self._forget(item)
+        self._open.clear()
+        self._excess = 0
+
+    # --- faults --------------------------------------------------------------------------------------------------------------------------
+
+    def _fault(self, fault: Fault) -> None:
+        self.faults.append(fault)
+        self._spoiled.update(group.start for group in self._open)
+
+    def _lose(self, fault: Fault) -> None:
+        """A fault of brackets: that others don't pair until the next form begins is no finding of its own."""
+        self._fault(fault)
+        self._lost = True
+
+    def _no_token(self, start: int) -> int:
+        """Reports what is wrong where no token begins; gives where to go on."""
+        if self._content[start] in QUOTES:
+            return self._open_string(start)
+        fault = no_token(self._content, start, inside=bool(self._open))
+        last = self.forms[-1] if self.forms and not self._open else None
+        if isinstance(last, Atom) and last.start + len(last.name) == start:
+            # The beginning of a word that isn't one.
+            self._forget(self.forms.pop())
+        if BAD_CHARACTERS.match(self._content, start):
+            self._spoiled.update(group.start for group in self._open)
+        else:
+            self._fault(fault)
+        self._forget_text(start, fault.end)
+        return fault.end
+
+    def _open_string(self, start: int) -> int:
+        quote = self._content[start]
+        self._unclosed.add(quote)
+        if self._suspect is not None and not self._reread and self._content[self._suspect[0]] == quote:
+            return self._go_back(*self._suspect)
+        fault = Fault(start, "the string is never closed", hint=f"{quote} is missing")
+        self._lose(fault)
+        new_form = _NEW_FORM.search(self._content, start)
+        end = new_form.end() if new_form else len(self._content)
+        self._forget_text(start, end)
+        return end
+
+    def _go_back(self, start: int, form: int, end: int) -> int:
+        """Takes an earlier string, which goes on over lines that look like forms, for the one that isn't closed: reads from there again.
+
+        Once in a fragment, so that reading stays linear.
+        """
+        self._reread = True
+        self._unclosed.clear()
+        quote = self._content[start]
+        self.forms = [other for other in self.forms if other.start < form]
+        self.faults = [other for other in self.faults if other.start < form]
+        self._spoiled = {other for other in self._spoiled if other < form}
+        self._open.clear()
+        self._excess = 0
+        self._lose(Fault(start, "the string is never closed, or goes on over lines that look like forms", hint=f"{quote} is missing"))
+        self._forget_text(form, end)
+        return end
+
+    # --- names in what is left out -------------------------------------------------------------------------------------------------------
+
+    def _forget(self, node: Node) -> None:
+        waiting = [node]
+        while waiting:
+            node = waiting.pop()
+            if isinstance(node, Group):
+                waiting.extend(node.items)
+            elif node.kind == "symbol":
+                self.unread.add(node.name.split(".")[0])
+            elif isinstance(node.value, str) and "\n" in node.value:
+                # Forms may be in there whose quotes are at fault.
+                self.unread.update(_names(node.value, 0, len(node.value)))
+
+    def _forget_text(self, start: int, end: int) -> None:
+        self.unread.update(_names(self._content, start, end))
 
 
-def _close(open_groups: list[Group], word: str, position: int, forms: list[Node]) -> list[Node]:
-    """Ends the innermost group; gives the list that goes on."""
-    if not open_groups:
-        raise _Unreadable(position, f"'{word}' closes nothing")
-    wanted = _CLOSES[open_groups[-1].bracket]
-    if word != wanted:
-        raise _Unreadable(position, f"'{word}' where '{wanted}' was expected")
-    open_groups.pop()
-    return open_groups[-1].items if open_groups else forms
-
-
-def _atom(kind: str | None, word: str, start: int) -> Atom:
-    if kind == "symbol":
-        if word.endswith(".") or ".." in word:
-            raise _Unreadable(start, "a name neither ends in '.' nor holds '..'")
-        return Atom("literal", start) if word == "nil" else Atom("symbol", start, word)
-    if kind == "operator":
-        return Atom("operator", start, word)
-    try:
-        return Atom("literal", start, value=_value(kind, word))
-    except PolicyError as error:
-        raise _Unreadable(start, error.message, error.code) from None
-
-
-def _value(kind: str | None, word: str) -> int | float | str:
-    if kind == "string":
-        return text(word[1:-1])
-    if kind == "float":
-        return float(word)
-    digits = word[2:].lstrip("0") if kind in ("hex", "octal") else word
-    if len(digits) > _DIGITS:
-        raise PolicyError("value", f"an integer of more than {INTEGER_BITS} bits")
-    return integer(int(digits or "0", {"hex": 16, "octal": 8}.get(kind or "", 10)))
-
-
-def _no_token(content: str, position: int) -> _Unreadable:
-    """Says what is wrong where no token begins."""
-    character = content[position]
-    if character in "\"'":
-        return _Unreadable(position, "the string is never closed", hint=f"{character} is missing")
-    if _BAD_NUMBER.re_match(content, position):
-        return _Unreadable(position, "not a number", hint="a letter, digit, '_' or '.' directly after a number isn't part of it")
-    shown = repr(character) if character.isprintable() else f"U+{ord(character):04X}"
-    hint = {"=": "'==' compares, 'set' assigns", ";": "comments begin with '#'", ",": "values are separated by space"}.get(character, "")
-    return _Unreadable(position, f"unknown character {shown}", hint=hint)
+def _names(content: str, start: int, end: int) -> Iterator[str]:
+    return (found.group().split(".")[0] for found in SYMBOL.finditer(content, start, end))

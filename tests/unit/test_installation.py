@@ -19,6 +19,7 @@ KINDS = {
     "systemd": "*.*",
     "conf": "*.*",
     "doc": "*.py",
+    "completion": "*.py",
 }
 
 
@@ -67,6 +68,9 @@ def test_an_installation_has_everything_at_its_place(tmp_path: Path) -> None:
         "usr/share/man/man7/mom-fields.7",
         "usr/share/man/man8/momservice.8",
         "usr/share/man/man1/momctl.1",
+        "usr/share/bash-completion/completions/momctl",
+        "usr/share/zsh/site-functions/_momctl",
+        "usr/share/fish/vendor_completions.d/momctl.fish",
         "etc/momd.conf",
     ):
         assert {place, place + ".gz"} & installed, f"{place} is not among {sorted(installed)}"

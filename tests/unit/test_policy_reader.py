@@ -7,6 +7,7 @@ import pytest
 
 from momservice.fields import Names, Schema
 from momservice.policy import Diagnostic, Place, excerpt, load
+from momservice.policy.tokens import TOKEN
 
 NOTHING = Names(frozenset(), frozenset(), frozenset(), frozenset())
 SCHEMA = Schema(NOTHING, NOTHING)
@@ -93,3 +94,102 @@ def test_an_excerpt_of_an_endless_line_is_short() -> None:
     line, caret = excerpt(first_error(text), text).split("\n")
     assert len(line) <= 100
     assert line[caret.index("^")] == "@"
+
+
+def told(text: str) -> list[tuple[str, int, int]]:
+    """What loading tells: code, line and column of each finding."""
+    return [(found.code, found.place.line, found.place.column) for found in load({"a": text}, SCHEMA).diagnostics]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("(+ 12b 007) (+ 1 y)", [("parse", 1, 4), ("parse", 1, 8), ("name", 1, 18)]),
+        ("(+ größe 1)\n(- a..b)\n(* 2 z)", [("parse", 1, 6), ("parse", 2, 4), ("name", 3, 6)]),
+        ("gr@ße", [("parse", 1, 3)]),
+        (";; so (are) others' comments\n(+ 1 y)", [("parse", 1, 1), ("name", 2, 6)]),
+        ("(+ 1 ; one\n y 2)\n(- 1 z)", [("parse", 1, 6), ("name", 3, 6)]),
+        ("(+ 1; 2)\n(- 1 z)", [("parse", 1, 5), ("name", 2, 6)]),
+        ("(+ 1 2])] }\n(- 1 z)", [("parse", 1, 7), ("name", 2, 6)]),
+        ("(+ 1 2))\n y)\n(- 1 z)", [("parse", 1, 8), ("name", 3, 6)]),
+        ("(def f (x)\n{\n (if x 1 2\n})\n(- 1 z)", [("parse", 4, 1), ("name", 5, 6)]),
+        ("(defvar a (+ 1 2)\n(defvar b a)\n[defvar c (* a 2)\n(+ b z)", [("parse", 1, 1), ("parse", 3, 1), ("name", 4, 6)]),
+        ("(+ 1 2\n(+ 12b 1)\n(- 1 z)", [("parse", 1, 1), ("parse", 2, 4), ("name", 3, 6)]),
+        ("(" * 300 + ")" * 250 + "12b\n(- 1 z)", [("too-deep", 1, 201), ("parse", 1, 551), ("name", 2, 6)]),
+        ("(debug 'open)\n(- 1 z)", [("parse", 1, 8), ("name", 2, 6)]),
+        ("(debug 'open)\n(debug 'shut')\n(- 1 z)", [("parse", 1, 8), ("name", 3, 6)]),
+        ("(debug 'open)\n(debug \"open)\n(- 1 z)", [("parse", 1, 8), ("parse", 2, 8), ("name", 3, 6)]),
+        ("# \x00\n(+ \x00 1)\n(- 1 z)", [("parse", 1, 3), ("parse", 2, 4), ("name", 3, 6)]),
+        (f"(+ 1 {2**256})\n(- 1 z)", [("value", 1, 6), ("name", 2, 6)]),
+    ],
+)
+def test_reading_goes_on_after_a_fault(text: str, expected: list[tuple[str, int, int]]) -> None:
+    assert told(text) == expected
+
+
+@pytest.mark.parametrize(
+    "binding",
+    [
+        "(defvar there 12b)",
+        "(def there (x 007) x)",
+        "(let ((there @)) 1)",
+        "(defvar there 1",
+        "(debug 'open)\n (defvar there 1)",
+        "(}there)",
+    ],
+)
+def test_a_name_that_may_be_bound_in_what_can_t_be_read_is_no_finding(binding: str) -> None:
+    for use in ("(+ there 1)", "(there 1 2)", "(set there 1)", "(+ 1 there.name)"):
+        assert [code for code, _, _ in told(f"{use}\n{binding}\n{use}")] == ["parse"], use
+
+
+def test_a_name_from_a_fragment_with_faults_is_no_finding_in_another() -> None:
+    found = load({"10": "(defvar there 12b)", "20": "(+ there nowhere)"}, SCHEMA).diagnostics
+    assert [str(each.place) for each in found] == ["10:1:15", "20:1:10"]
+
+
+@pytest.mark.parametrize("text", ["@ " * 1000, ")\n(" * 1000, "12b\n" * 1000, "(+ y 1)\n" * 1000, "(\n" * 1000, "\x00 " * 1000])
+def test_no_more_than_a_hundred_findings_are_told(text: str) -> None:
+    assert len(told(text)) == 100
+
+
+def test_errors_are_told_before_warnings_and_all_in_the_order_of_their_places() -> None:
+    text = "(defvar on 1)" + "(set on 0)" * 200 + "(+ y 1)" + "(set on 0)" * 200
+    loaded = load({"b": text, "a": "(+ z 1)"}, SCHEMA)
+    assert loaded.program is None
+    assert [str(found.place) for found in loaded.diagnostics if found.severity == "error"] == ["a:1:4", "b:1:2017"]
+    places = [(found.place.fragment, found.place.column) for found in loaded.diagnostics]
+    assert places == sorted(places)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '\\"' * 50_000,
+        '("\\"\n' * 20_000,
+        '("x\n' * 20_001,
+        "(]" * 50_000,
+        "(" * 100_000,
+        ")" * 100_000,
+        "{" * 50_000 + "}" * 50_000,
+        "(\n" * 50_000,
+        "';" * 50_001,
+        "; (" * 30_000,
+        "1x" * 50_000,
+        "\ud800(" * 50_000,
+    ],
+)
+def test_reading_what_is_full_of_faults_takes_each_token_twice_at_most(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = 0
+    match = TOKEN.re_match
+
+    def counted(content: str, position: int) -> object:
+        nonlocal seen
+        found = match(content, position)
+        # What it costs to match: the token, or what was looked through for the end of a string.
+        seen += len(found.group()) if found else len(content) - position if content[position] in "\"'" else 1
+        return found
+
+    monkeypatch.setattr(TOKEN, "re_match", counted)
+    assert load({"a": text}, SCHEMA).program is None
+    assert seen <= 4 * len(text)

@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The table of the language's limits, gathered from where each holds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from momservice.bus.names import MAX_TEXT_BYTES
+from momservice.policy.decisions import CALLS
+from momservice.policy.diagnostics import FINDINGS
+from momservice.policy.machine import READS
+from momservice.policy.members import KEPT
+from momservice.policy.operations import SHIFT
+from momservice.policy.program import TEXT_BYTES
+from momservice.policy.reader import NESTING
+from momservice.policy.state import CALL_DEPTH, DEBUG_LINES, FORM_STEPS, ROUND_STEPS, RUN_STEPS
+from momservice.policy.values import INTEGER_BITS, LIST_DEPTH, LIST_VALUES, STRING_BYTES
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """One limit: `value` in `unit` is what is still allowed. `code`: what is reported beyond it ("": nothing, the rest is left out)."""
+
+    name: str
+    value: int
+    unit: str
+    code: str
+    doc: str
+
+
+LIMITS: Final = (
+    Limit("text", TEXT_BYTES, "bytes", "limit", "The text of all fragments together, in UTF-8."),
+    Limit("text from the bus", MAX_TEXT_BYTES, "bytes", "", "The fragments of one call; more is refused as InvalidArgs."),
+    Limit("nesting", NESTING, "brackets", "too-deep", "Brackets inside each other."),
+    Limit("calls", CALL_DEPTH, "calls", "too-deep", "Functions of the policy that call each other, or themselves."),
+    Limit(
+        "form",
+        FORM_STEPS,
+        "steps",
+        "limit",
+        "What one top-level form may do, apart from guests' rounds; then the form fails and is undone.",
+    ),
+    Limit(
+        "round", ROUND_STEPS, "steps", "limit", "What one guest's round of an outermost loop may do; then the round fails and is undone."
+    ),
+    Limit("run", RUN_STEPS, "steps", "limit", "What the whole run may do; then it ends, and none of its controls is applied."),
+    Limit("integer", INTEGER_BITS, "bits", "value", "The size of an integer, without its sign."),
+    Limit("shift", SHIFT, "bits", "value", "By how much '<<' and '>>' shift."),
+    Limit("string", STRING_BYTES, "bytes", "value", "The length of a string, in UTF-8."),
+    Limit("list", LIST_VALUES, "values", "value", "The values in a list, with those of the lists in it."),
+    Limit("list depth", LIST_DEPTH, "lists", "value", "Lists inside each other."),
+    Limit("kept variables", KEPT, "variables", "limit", "What 'SetVar' keeps for one entity."),
+    Limit("debug", DEBUG_LINES, "lines", "", "What 'debug' logs in one run; further lines are left out."),
+    Limit("findings", FINDINGS, "findings", "", "What loading tells of one policy, errors first; further ones are left out."),
+    Limit("calls told", CALLS, "calls", "", "How many calls, the innermost, an error in a run names."),
+    Limit("inputs told", READS, "inputs", "", "How many inputs explain one control."),
+)

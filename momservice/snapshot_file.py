@@ -1,0 +1,202 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Snapshots as files: the world of one policy run, to be kept, sent and run again off line with the same decisions.
+
+A document is one JSON object on one line, in ASCII, so that a file of several lines can hold a series. `DOCUMENT`, `ENTITY` and `VALUES`
+say what is in it; the reader takes nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from momservice import strict_json
+from momservice.bus.names import UUID
+from momservice.fields import Names, Schema
+from momservice.policy.values import LIST_DEPTH, PolicyError, integer, text
+from momservice.snapshot import HOST, Entity, Snapshot, Value
+from momservice.strict_json import Json, quoted
+
+FORMAT: Final = "mom-snapshot"
+VERSION: Final = 1
+_TIME_END: Final = 1 << 63
+
+DOCUMENT: Final[Mapping[str, str]] = {
+    "format": f"always {FORMAT}",
+    "version": f"of this format: {VERSION}",
+    "taken_us": "when it was taken, in microseconds since 1970; information only (default: 0)",
+    "host": "the host, an entity",
+    "guests": "a list of entities in the order in which policies see them",
+    "parameters": "an object: the parameters that were set, by name (default: none)",
+}
+ENTITY: Final[Mapping[str, str]] = {
+    "key": "a guest's UUID in lower case; the host has no key",
+    "properties": "an object: what Prop gives by name, such as a guest's name and uuid (default: none)",
+    "samples": "a list of objects, oldest first: the fields' values by name; one that isn't there is nil (default: no sample yet)",
+    "variables": "an object: what SetVar has kept from earlier runs (default: none)",
+}
+VALUES: Final[Mapping[str, str]] = {
+    "null, true, false, text": "nil, a boolean, a string of at most 64 KiB",
+    "12": "an integer of at most 256 bits",
+    "1.5": "a float: any number with a fraction or an exponent",
+    '{"$float": "nan"}': "a float that JSON lacks: nan, inf or -inf",
+    "[...]": f"a list, at most {LIST_DEPTH} inside each other",
+    '{"name": "vda", ...}': "an object of a field, such as a disk of io_tune",
+    '{"$object": {...}}': 'the same, for an object with a name that begins with "$"',
+}
+
+
+def read_snapshot(path: str | Path) -> Snapshot:
+    """The snapshot in a file of at most 64 MiB; "-" is standard input. Raises ValueError, one line that says what is wrong where."""
+    return parse_snapshot(strict_json.read_text(path, strict_json.FILE_BYTES), str(path))
+
+
+def parse_snapshot(document: str, where: str) -> Snapshot:
+    """The snapshot of one document. Raises ValueError, one line that begins with `where`."""
+    given = strict_json.parse(document, where)
+    _check_format(given, where)
+    taken_us = strict_json.get(given, "taken_us", int, where, 0)
+    if not 0 <= taken_us < _TIME_END:
+        raise ValueError(f"{where}: 'taken_us' is not a time in microseconds since 1970")
+    host = strict_json.get(given, "host", dict, where)
+    if "key" in host:
+        raise ValueError(f"{where}: the host has no 'key'")
+    return Snapshot(
+        _entity(HOST, host, f"{where}: host"),
+        _guests(strict_json.get(given, "guests", list, where), where),
+        _values(given, "parameters", where),
+        taken_us,
+    )
+
+
+def _check_format(given: Json, where: str) -> None:
+    if strict_json.get(given, "format", str, where) != FORMAT:
+        raise ValueError(f"{where}: not a snapshot: 'format' is not {FORMAT}")
+    version = strict_json.get(given, "version", int, where)
+    if version != VERSION:
+        raise ValueError(f"{where}: a snapshot of version {version}; this program reads version {VERSION}")
+    strict_json.only(given, DOCUMENT, where)
+
+
+def _guests(given: Sequence[Json], where: str) -> list[Entity]:
+    guests: dict[str, Entity] = {}
+    for number, guest in enumerate(given, 1):
+        place = f"{where}: guest {number}"
+        key = strict_json.get(guest, "key", str, place)
+        if not UUID.fullmatch(key) or key != key.lower():
+            raise ValueError(f"{place}: 'key' is not a UUID in lower case")
+        if key in guests:
+            raise ValueError(f"{place}: another guest has the key {key}")
+        guests[key] = _entity(key, guest, place)
+    return list(guests.values())
+
+
+def _entity(key: str, given: Mapping[str, Json], where: str) -> Entity:
+    strict_json.only(given, ENTITY, where)
+    samples = strict_json.get(given, "samples", list, where, [])
+    return Entity(
+        key,
+        tuple(_named(sample, f"{where}: sample {number}") for number, sample in enumerate(samples, 1)),
+        _values(given, "properties", where),
+        _values(given, "variables", where),
+    )
+
+
+def _values(holder: Json, key: str, where: str) -> dict[str, Value]:
+    return _named(strict_json.get(holder, key, dict, where, {}), f"{where}: {key}")
+
+
+def _named(given: Json, where: str) -> dict[str, Value]:
+    if not isinstance(given, dict):
+        raise ValueError(f"{where}: not an object")
+    values: dict[str, Value] = {}
+    for name, value in given.items():
+        try:
+            values[name] = decoded(value)
+        except ValueError as error:
+            raise ValueError(f"{where}: {quoted(name)}: {error}") from None
+    return values
+
+
+def decoded(value: Json, depth: int = 0) -> Value:
+    """A value of the language from its JSON form. Raises ValueError, one line."""
+    if isinstance(value, dict | list):
+        if depth == LIST_DEPTH:
+            raise ValueError(f"more than {LIST_DEPTH} lists inside each other")
+        return [decoded(item, depth + 1) for item in value] if isinstance(value, list) else _object(value, depth)
+    try:
+        if isinstance(value, str):
+            text(value)
+        elif isinstance(value, int):
+            integer(value)
+    except PolicyError as error:
+        raise ValueError(error.message) from None
+    return value  # type: ignore[no-any-return]  # JSON has no other scalars
+
+
+def _object(given: dict[str, Json], depth: int) -> Value:
+    special = next((name for name in given if name.startswith("$")), None)
+    members = given
+    if special is not None:
+        if special == "$float" and given[special] in ("inf", "-inf", "nan") and len(given) == 1:
+            return float(given[special])
+        members = given[special]
+        if special != "$object" or not isinstance(members, dict) or len(given) > 1:
+            raise ValueError(f"{quoted(special)}: only $float (inf, -inf or nan) and $object (an object) begin with '$'")
+    return {name: decoded(item, depth + 1) for name, item in members.items()}
+
+
+def encoded(value: Value) -> Json:
+    """The JSON form of a value; `decoded` gives the same value again (tuples as lists)."""
+    match value:
+        case float() if not math.isfinite(value):
+            return {"$float": str(value)}
+        case list() | tuple():
+            return [encoded(item) for item in value]
+        case Mapping():
+            members = {name: encoded(item) for name, item in value.items()}
+            return {"$object": members} if any(name.startswith("$") for name in members) else members
+        case _:
+            return value
+
+
+def write_snapshot(snapshot: Snapshot) -> str:
+    """A snapshot as a document: one line of ASCII without its end. `parse_snapshot` gives an equal snapshot."""
+    host = _plain(snapshot.host)
+    del host["key"]
+    document = {
+        "format": FORMAT,
+        "version": VERSION,
+        "taken_us": snapshot.taken_us,
+        "host": host,
+        "guests": [_plain(guest) for guest in snapshot.guests],
+        "parameters": _encoded_values(snapshot.parameters),
+    }
+    return json.dumps(document, separators=(",", ":"), allow_nan=False)
+
+
+def _plain(entity: Entity) -> dict[str, Json]:
+    return {
+        "key": entity.key,
+        "properties": _encoded_values(entity.properties),
+        "samples": [_encoded_values(sample) for sample in entity.samples],
+        "variables": _encoded_values(entity.variables),
+    }
+
+
+def _encoded_values(values: Mapping[str, Value]) -> dict[str, Json]:
+    return {name: encoded(value) for name, value in values.items()}
+
+
+def schema_of(snapshot: Snapshot, known: Schema) -> Schema:
+    """The names that policies may use on a snapshot: those of a configuration, and every field and property that it holds."""
+    return Schema(_names([snapshot.host], known.host), _names(snapshot.guests, known.guest))
+
+
+def _names(entities: Sequence[Entity], known: Names) -> Names:
+    fields = frozenset(name for entity in entities for sample in entity.samples for name in sample)
+    properties = frozenset(name for entity in entities for name in entity.properties)
+    return Names(known.declared | fields, known.known | fields, known.controls, known.properties | properties)
