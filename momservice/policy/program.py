@@ -120,6 +120,8 @@ def evaluate(program: Program, snapshot: Snapshot, *, trace: bool = False) -> De
             return Run(program.compiled, program.schema, snapshot, bound).run()
         except Abandoned as why:
             abandoned = str(why)
+        except Exception as error:  # noqa: BLE001  # whatever generated code does wrong, the other evaluator decides
+            abandoned = f"{type(error).__name__}: {error}"
     decisions = Machine(program.code, program.schema, snapshot, bound, trace=trace).run()
     return replace(decisions, abandoned=abandoned) if abandoned else decisions
 

@@ -201,12 +201,13 @@ class _Builder:
         except Unresolved:
             self._forget()
             return None
+        certain = not (emitter.fails or emitter.guarded)
         for name, fact in emitter.facts_after().items():
             before = self._known.get(name, UNDEFINED)
-            self._known[name] = fact.join(before) if emitter.fails else fact
+            self._known[name] = fact if certain else fact.join(before)
         if emitter.steps > FORM_STEPS:
             return None
-        return _Static(body, emitter.steps, emitter.averages, certain=not (emitter.fails or emitter.guarded))
+        return _Static(body, emitter.steps, emitter.averages, certain)
 
     def _emitted(self, index: int, node: Node, base: int) -> tuple[StaticCode, list[ast.stmt]]:
         for direct in (True, False):
