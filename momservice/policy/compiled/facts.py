@@ -64,7 +64,10 @@ Ref = str | GuestLoop
 
 @dataclass(frozen=True, slots=True)
 class Val:
-    """A value in generated code. `stable`: it may be used later and more than once. `var`: the variable it was read from, if it stays."""
+    """A value in generated code. `stable`: it may be used later and more than once. `var`: the variable it was read from, if it stays.
+
+    `line`: of a RAW one, where it was read.
+    """
 
     expr: ast.expr
     types: int = ANY
@@ -72,6 +75,7 @@ class Val:
     stable: bool = False
     var: str = ""
     ref: Ref | None = None
+    line: int = 0
 
     def only(self, types: int) -> bool:
         """Whether it has no other types than these."""

@@ -421,7 +421,7 @@ class StaticEmitter(Emitter):
             return self.constant(None) if name in names.known else None
         var = self._field_var(ref, name)
         fact = self.fact(var)
-        return Val(self.tree.name(var), fact.types, fact.bits, stable=True, var=var)
+        return Val(self.tree.name(var), fact.types, fact.bits, stable=True, var=var, line=self.tree.line)
 
     def _field_var(self, ref: Ref, name: str) -> str:
         fields = ref.fields if isinstance(ref, GuestLoop) else self._host
@@ -433,8 +433,11 @@ class StaticEmitter(Emitter):
 
     def opened(self, value: Val) -> ast.expr:
         """A value of a column as one of the language."""
-        tree = self.tree
-        return tree.choose(tree.is_type(value.expr, "Raw"), tree.run("taken", value.expr, self._indices[value.var]), value.expr)
+        tree, line = self.tree, self.tree.line
+        tree.line = value.line
+        expr = tree.choose(tree.is_type(value.expr, "Raw"), tree.run("taken", value.expr, self._indices[value.var]), value.expr)
+        tree.line = line
+        return expr
 
     def control(self, ref: Ref, name: str, value: Val, site: int) -> None:
         """A control of the guest whose round it is, or of the host: in a table of the form's own, that counts at the form's end."""
