@@ -183,6 +183,8 @@ _METHODS: Final = (
     ),
 )
 METHODS: Final = {method.name: method for method in _METHODS}
+# Those that change nothing.
+READING: Final = frozenset({"Prop", "Stat", "StatAvg", "GetVar", "GetControl"})
 
 # Members of the objects in a guest's io_tune list: known names at load.
 TUNE_FIGURES: Final = ("total_bytes_sec", "read_bytes_sec", "write_bytes_sec", "total_iops_sec", "read_iops_sec", "write_iops_sec")

@@ -10,7 +10,7 @@ from typing import Any, Final, TypeAlias
 from momservice.policy.decisions import Place, Read
 from momservice.policy.forms import METHODS, TUNE_FIELDS, TUNE_FIGURE_OF, TUNE_SETTERS
 from momservice.policy.state import State
-from momservice.policy.values import Datum, PolicyError, Record, Thing, cost, inward, kind_of, outward, plain, short
+from momservice.policy.values import FREE, NUMBERS, WIDE, Datum, PolicyError, Record, Thing, cost, inward, kind_of, outward, plain, short
 from momservice.snapshot import Value
 
 # How many variables an entity may keep: they last from run to run.
@@ -40,7 +40,7 @@ def _member_of_record(machine: State, record: Record, name: str) -> Datum:
         if wanted is not None:
             return _taken(machine, wanted)
     value = record.member(name)
-    machine.charge(cost(value))
+    _pay(machine, value)
     return value
 
 
@@ -58,9 +58,16 @@ def receiver(value: Datum, method: str) -> Thing | Record:
 
 def _taken(machine: State, value: Value, owner: str = "") -> Datum:
     """A value that is kept outside the run, paid for by its size: taking it in walks it."""
+    if type(value) in FREE or (type(value) is int and -WIDE < value < WIDE):
+        return value  # type: ignore[return-value]  # FREE types are of the language
     taken = inward(value, owner)
-    machine.charge(cost(taken))
+    _pay(machine, taken)
     return taken
+
+
+def _pay(machine: State, value: Datum) -> None:
+    if type(value) not in NUMBERS:
+        machine.charge(cost(value))
 
 
 def _newest(machine: State, thing: Thing, name: str) -> Datum:
@@ -120,7 +127,7 @@ def _average(machine: State, thing: Thing, operands: Sequence[Datum], _place: Pl
 
 def _set_variable(machine: State, thing: Thing, operands: Sequence[Datum], _place: Place) -> Datum:
     name = _name(operands[0], "SetVar")
-    machine.charge(cost(operands[1]))
+    _pay(machine, operands[1])
     kept = machine.kept(thing)
     if name not in kept and len(kept) >= KEPT:
         raise PolicyError("limit", f"an entity keeps at most {KEPT} variables")
@@ -142,7 +149,7 @@ def _control(machine: State, thing: Thing, operands: Sequence[Datum], place: Pla
 
 
 def _want(machine: State, key: str, name: str, item: str, value: Datum, place: Place) -> None:
-    machine.charge(cost(value))
+    _pay(machine, value)
     machine.want(key, name, item, outward(value), place)
 
 

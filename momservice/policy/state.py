@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from momservice.policy.decisions import Place, Read
-from momservice.policy.values import INTEGER_BITS, NUMBERS, Datum, List, PolicyError, Thing, as_text, cost, inward, short
+from momservice.policy.values import NUMBERS, WIDE, Datum, List, PolicyError, Thing, as_text, cost, inward, short
 from momservice.snapshot import Value
 
 CALL_DEPTH: Final = 200
@@ -24,7 +24,6 @@ ABSENT: Final = object()
 _JOURNAL: Final = 20_000
 _FLOATS: Final = {float}
 _INTS: Final = {int}
-_WIDE: Final = 1 << INTEGER_BITS
 
 
 class State(ABC):
@@ -85,8 +84,10 @@ class State(ABC):
     def mean(self, thing: Thing, name: str) -> float | None:
         """The mean of a field over the history, None without any value. Raises PolicyError("type", "value")."""
         history = self.history(thing, name)
+        if not history:
+            return None
         kinds = set(map(type, history))
-        if kinds == _FLOATS or (kinds == _INTS and max(history) < _WIDE and min(history) > -_WIDE):  # type: ignore[type-var, operator]  # seen
+        if kinds == _FLOATS or (kinds == _INTS and max(history) < WIDE and min(history) > -WIDE):  # type: ignore[type-var, operator]  # seen
             # What most fields hold: neither cost nor conversion.
             return sum(history) / len(history)  # type: ignore[arg-type]  # seen
         values = []
@@ -96,7 +97,7 @@ class State(ABC):
             values.append(taken)
         if any(type(value) not in NUMBERS for value in values):
             raise PolicyError("type", f"'{short(name)}' can't be averaged: it isn't a number")
-        return sum(values) / len(values) if values else None  # type: ignore[arg-type]  # all of them are numbers
+        return sum(values) / len(values)  # type: ignore[arg-type]  # all of them are numbers
 
     # --- changes and their undoing ---------------------------------------------------------------------------------------------------
 
@@ -158,14 +159,20 @@ class State(ABC):
         self.look_up(name)
         self.write(self.variable, name, value)
 
-    def open_scope(self) -> None:
-        """Begins a scope."""
-        self.scopes.append({})
+    def open_scope(self, names: Sequence[str] = (), values: Sequence[Datum] = ()) -> None:
+        """Begins a scope with some variables, each of another name."""
+        variable, scope = self.variable, {name: self.variable.get(name, ABSENT) for name in names}
+        self.scopes.append(scope)
+        for name, value in zip(names, values, strict=True):
+            self.journal.append((variable, name, scope[name]))
+            variable[name] = value
 
     def close_scope(self) -> None:
         """Ends the innermost scope: what its variables hid is seen again."""
+        variable = self.variable
         for name, hidden in self.scopes.pop().items():
-            self.write(self.variable, name, hidden)
+            self.journal.append((variable, name, variable[name]))
+            _put(variable, name, hidden)
 
     def log(self, operands: Sequence[Datum]) -> None:
         """Keeps the values of a `debug` form as one line of text; the first thousand lines of a run."""

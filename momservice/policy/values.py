@@ -21,7 +21,8 @@ STRING_BYTES: Final = 64 * 1024
 LIST_VALUES: Final = 1_000_000
 # How deep lists may nest: showing them and taking them in recurses.
 LIST_DEPTH: Final = 32
-_INTEGER_END: Final = 1 << INTEGER_BITS
+# Integers of the language are less, whatever their sign.
+WIDE: Final = 1 << INTEGER_BITS
 
 
 class PolicyError(Exception):
@@ -97,6 +98,8 @@ class List:
 
 Datum: TypeAlias = bool | int | float | str | List | Thing | Record | None
 NUMBERS: Final = frozenset({bool, int, float})
+# What may be of any value, and costs nothing to take in.
+FREE: Final = frozenset({type(None), bool, float})
 
 
 def short(name: str) -> str:
@@ -120,7 +123,7 @@ def truth(value: Datum) -> bool:
 
 def integer(value: int) -> int:
     """The integer, if it has at most 256 bits. Raises PolicyError("value")."""
-    if -_INTEGER_END < value < _INTEGER_END:
+    if -WIDE < value < WIDE:
         return value
     raise PolicyError("value", f"an integer of more than {INTEGER_BITS} bits")
 

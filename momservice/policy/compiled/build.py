@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import ast
 import builtins
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import CodeType
@@ -20,7 +19,7 @@ from momservice.policy.compiled.methods import StaticCode
 from momservice.policy.compiled.run import GENERATED, Certain, Form, Function, Site
 from momservice.policy.compiled.static import Definition, World
 from momservice.policy.compiled.tree import GLOBALS, RUN, Tree
-from momservice.policy.decisions import Place
+from momservice.policy.decisions import Call, Place
 from momservice.policy.members import member, receiver
 from momservice.policy.names import form_name
 from momservice.policy.operations import BINARY, VARIADIC, items_of
@@ -38,7 +37,7 @@ _BUILTINS: Final = ("type", "int", "float", "abs", "len", "range", "zip", "Excep
 
 @dataclass(frozen=True, slots=True)
 class CompiledProgram:
-    """The compiled form. `lines` grows as errors are looked up: it is a memory of what never changes."""
+    """The compiled form. `lines` and `whereabouts` grow as errors are looked up: they are memories of what never changes."""
 
     parts: Sequence[Form | Certain]
     static_steps: int
@@ -46,13 +45,14 @@ class CompiledProgram:
     sites: Sequence[Site]
     place: Callable[[int], Place]
     lines: dict[tuple[CodeType, int], int] = field(default_factory=dict)
+    whereabouts: dict[int | Site, tuple[Place, Sequence[Call]]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class _Names:
     """What a program binds and uses, as far as generated code depends on it."""
 
-    defined: Counter[str]
+    bodies: Mapping[str, Sequence[Node]]
     assigned: frozenset[str]
     defvars: frozenset[str]
     controls_are_read: bool
@@ -69,7 +69,7 @@ def build(
     names = _names(forms)
     if names is None:
         return None
-    world = World(schema, _definitions(forms, names.defined), names.assigned, names.controls_are_read)
+    world = World(schema, _definitions(forms, names.bodies), names.assigned, names.controls_are_read, names.bodies)
     builder = _Builder(world, names, {name: Fact(MAYBE, _types(default)) for name, default in parameters.items()})
     try:
         parts = builder.parts(forms)
@@ -87,7 +87,7 @@ def _types(default: Value) -> int:
 
 def _names(forms: Sequence[Source]) -> _Names | None:
     """What the forms bind and use; None if there is too much of them."""
-    defined: Counter[str] = Counter()
+    bodies: dict[str, list[Node]] = {}
     bound: dict[str, set[str]] = {"set": set(), "defvar": set()}
     controls_are_read = False
     waiting: list[Node] = [node for node, _ in forms]
@@ -101,17 +101,17 @@ def _names(forms: Sequence[Source]) -> _Names | None:
         waiting.extend(node.items)
         form, name = form_name(node), node.items[1] if len(node.items) > 1 else None
         if isinstance(name, Atom) and form == "def":
-            defined[name.name] += 1
+            bodies.setdefault(name.name, []).append(node.items[3])
         elif isinstance(name, Atom) and form in bound:
             bound[form].add(name.name)
-    return _Names(defined, frozenset(bound["set"]), frozenset(bound["defvar"]), controls_are_read) if seen <= LARGEST else None
+    return _Names(bodies, frozenset(bound["set"]), frozenset(bound["defvar"]), controls_are_read) if seen <= LARGEST else None
 
 
-def _definitions(forms: Sequence[Source], defined: Counter[str]) -> dict[str, Definition]:
+def _definitions(forms: Sequence[Source], bodies: Mapping[str, Sequence[Node]]) -> dict[str, Definition]:
     found: dict[str, Definition] = {}
     for index, (node, base) in enumerate(forms):
         made = _definition(node, base, index)
-        if made is not None and defined[made.name] == 1:
+        if made is not None and len(bodies[made.name]) == 1:
             found[made.name] = made
     return found
 
@@ -197,7 +197,7 @@ class _Builder:
         if definition is not None:
             return _Static(_defining(self._tree, made[-1]), 2, 0, certain=True)
         try:
-            emitter, body = self._emitted(index, node, base)
+            emitter, body = self._emitted(index, node, base, {one.start: one.place for one in made})
         except Unresolved:
             self._forget()
             return None
@@ -209,9 +209,9 @@ class _Builder:
             return None
         return _Static(body, emitter.steps, emitter.averages, certain)
 
-    def _emitted(self, index: int, node: Node, base: int) -> tuple[StaticCode, list[ast.stmt]]:
+    def _emitted(self, index: int, node: Node, base: int, made: Mapping[int, str]) -> tuple[StaticCode, list[ast.stmt]]:
         for direct in (True, False):
-            emitter = StaticCode(self.sites, self._world, index, self._known, direct=direct)
+            emitter = StaticCode(self.sites, self._world, index, self._known, made, direct=direct)
             body = emitter.form(node, base)
             if not emitter.mixed:
                 break

@@ -10,15 +10,17 @@ from dataclasses import dataclass
 from momservice.policy.compiled.emitter import Emitter, Sites, Want
 from momservice.policy.compiled.facts import ANY, LIST, STR, THING, Fact, Val
 from momservice.policy.compiled.tree import GLOBALS, RUN
+from momservice.policy.forms import READING
 from momservice.policy.reader import Atom, Group, Node
 
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """A function of the policy as generated: where its body and its `Function` are in the namespace."""
+    """A function of the policy as generated: the offset of its definition, and where its body and its `Function` are in the namespace."""
 
     name: str
     parameters: tuple[str, ...]
+    start: int
     body: str
     place: str
     steps: int
@@ -106,7 +108,7 @@ class DynamicEmitter(Emitter):
         """`def`."""
         code, steps = self._body(body)
         place = self.fresh(self._prefix)
-        self.made.append(Made(name, tuple(parameters), code, place, steps))
+        self.made.append(Made(name, tuple(parameters), self.base + node.start, code, place, steps))
         self.at(node)
         tree = self.tree
         table = tree.attribute(tree.name(RUN), "functions")
@@ -135,8 +137,10 @@ class DynamicEmitter(Emitter):
         receiver = self._now(tree.call("receiver", base.expr, tree.constant(method)))
         values = self.known_operands(operands)
         site = self.at(node)
-        given = tree.tuple([value.expr for value in values])
-        return self._now(tree.run("method", tree.constant(method), receiver.expr, given, tree.constant(site)))
+        given = (tree.constant(method), receiver.expr, tree.tuple([value.expr for value in values]))
+        if method in READING:
+            return self._now(tree.run("method", *given))
+        return self._now(tree.run("setting", *given, tree.constant(site)))
 
     # --- nothing is known, so nothing is lost ----------------------------------------------------------------------------------------------
 

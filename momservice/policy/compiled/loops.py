@@ -62,8 +62,8 @@ class LoopEmitter(StaticEmitter):
 
     def _outermost(self, node: Group, loop: GuestLoop, item: str, body: Node, want: Want) -> Val:
         outer = self.round = Round(loop, self.depth)
-        charged, wrote = self.charges, self.writes
-        self.charges = self.writes = False
+        charged, wrote, lent = self.charges, self.writes, self.lends
+        self.charges = self.writes = self.lends = False
         lines, value, cost = self._body(node, self.entity(loop), item, body, want)
         self.round = None
         tree = self.tree
@@ -90,10 +90,16 @@ class LoopEmitter(StaticEmitter):
         caught = [failed, *(tree.assign(var, tree.name(copy)) for var, copy in saved.items())]
         if values:
             caught.append(self._append(values, tree.constant(None)))
+        if self.lends:
+            # In a guest's round, loops over guests are inner ones.
+            caught.insert(1, tree.do(tree.run("unwind")))
+            self.block.append(tree.assign_attribute("R", "in_round", tree.constant(True)))
         self.block.append(self._over(loop, [*begin, tree.guard([*lines, *self._keep(value, values)], error, caught)]))
         if self.charges:
             self.block.append(tree.assign_attribute("R", "steps", tree.name(before)))
-        self.charges, self.writes = self.charges or charged, self.writes or wrote
+        if self.lends:
+            self.block.append(tree.assign_attribute("R", "in_round", tree.constant(False)))
+        self.charges, self.writes, self.lends = self.charges or charged, self.writes or wrote, lent
         self.fails = True
         return self._result(value, values, want)
 

@@ -9,11 +9,9 @@ import ast
 
 from momservice.policy.compiled.facts import FLOAT, GUESTS_REF, HOST_REF, SCALAR, GuestLoop, Ref, Val
 from momservice.policy.compiled.loops import LoopEmitter
-from momservice.policy.forms import METHODS, TUNE_SETTERS
+from momservice.policy.forms import METHODS, READING
 from momservice.policy.reader import Atom, Group, Node
 
-# Methods that only read.
-_READING = frozenset({"Prop", "Stat", "StatAvg", "GetVar", "GetControl"})
 # The receiver, and the call.
 _CALL = 2
 
@@ -36,7 +34,7 @@ class StaticCode(LoopEmitter):
             found = self._direct(base.ref, method, name, values, site)
             if found is not None:
                 return found
-        self.writes = self.writes or method not in _READING
+        self.writes = self.writes or method not in READING
         self.averages += method == "StatAvg"
         if method == "Control":
             self.indirect.add(name if isinstance(name, str) else None)
@@ -44,11 +42,10 @@ class StaticCode(LoopEmitter):
 
     def _called(self, base: Val, method: str, values: Sequence[Val], site: int) -> Val:
         tree = self.tree
-        operands = tree.tuple([value.expr for value in values])
-        expr = self.risky(tree.run("method", tree.constant(method), base.expr, operands, tree.constant(site)))
-        if method in _READING:
-            return Val(expr)
-        self.block.append(tree.do(expr))
+        given = (tree.constant(method), base.expr, tree.tuple([value.expr for value in values]))
+        if method in READING:
+            return Val(self.risky(tree.run("method", *given)))
+        self.block.append(tree.do(self.risky(tree.run("setting", *given, tree.constant(site)))))
         return self.constant(None)
 
     def _direct(self, ref: Ref, method: str, name: str, values: Sequence[Val], site: int) -> Val | None:
@@ -56,7 +53,7 @@ class StaticCode(LoopEmitter):
         if method == "Stat" and name in names.known | names.declared:
             return self._newest(ref, name, values)
         if method == "StatAvg" and name in names.declared:
-            return self._average(ref, name, values, site)
+            return self._average(ref, name)
         # Nothing undoes them but the failure of the whole form: controls of a guest whose round fails count for nothing anyway.
         own = ref == HOST_REF if self.round is None else ref is self.round.loop
         if method == "Control" and own and self.direct and not self.world.controls_are_read:
@@ -76,7 +73,7 @@ class StaticCode(LoopEmitter):
         expr = self.tree.choose(self.tree.compare(found.expr, ast.Is(), self.tree.constant(None)), default.expr, found.expr)
         return Val(expr, found.types | default.types, max(found.bits, default.bits))
 
-    def _average(self, ref: Ref, name: str, values: Sequence[Val], site: int) -> Val:
+    def _average(self, ref: Ref, name: str) -> Val:
         """The mean of a field: of the running sum, where there is one."""
         tree = self.tree
         self.averages += 1
@@ -86,7 +83,7 @@ class StaticCode(LoopEmitter):
             ref.sums[name] = self.fresh("a")
         total = tree.name(ref.sums[name])
         mean = tree.compute(total, ast.Div(), tree.name(ref.sums[name] + "n"))
-        slow = self._called(self.entity(ref), "StatAvg", values, site)
-        return Val(tree.choose(tree.compare(total, ast.Is(), tree.constant(None)), slow.expr, mean), FLOAT, 0)
+        slow = self.risky(tree.run("guest_mean", tree.name(ref.index), tree.constant(name)))
+        return Val(tree.choose(tree.compare(total, ast.Is(), tree.constant(None)), slow, mean), FLOAT, 0)
 
 

@@ -89,6 +89,10 @@ class Compiled(Protocol):
         """What the line numbers of generated code stand for."""
 
     @property
+    def whereabouts(self) -> dict[int | Site, tuple[Place, Sequence[Call]]]:
+        """Place and calls by site, as far as they have been asked for."""
+
+    @property
     def lines(self) -> dict[tuple[CodeType, int], int]:
         """Lines of generated code by instruction, as far as they have been asked for."""
 
@@ -301,9 +305,14 @@ class Run(State):
         return line
 
     def _whereabouts(self, site: int | Site) -> tuple[Place, Sequence[Call]]:
-        start, calls = self._compiled.sites[site] if isinstance(site, int) else site
-        place = self._compiled.place
-        return place(start), tuple(Call(name, place(where)) for name, where in calls[-CALLS:])
+        known = self._compiled.whereabouts.get(site)
+        if known is None:
+            start, calls = self._compiled.sites[site] if isinstance(site, int) else site
+            place = self._compiled.place
+            known = place(start), tuple(Call(name, place(where)) for name, where in calls[-CALLS:])
+            if isinstance(site, int):
+                self._compiled.whereabouts[site] = known
+        return known
 
     # --- entities --------------------------------------------------------------------------------------------------------------------
 
@@ -421,10 +430,21 @@ class Run(State):
 
     # --- what generated code calls where it knows little -------------------------------------------------------------------------------
 
-    def method(self, name: str, thing: object, operands: Sequence[Datum], site: int) -> Datum:
+    def method(self, name: str, thing: object, operands: Sequence[Datum]) -> Datum:
         """Calls a method of an entity or object."""
+        return METHOD_CODE[name](self, thing, operands, _NOWHERE)
+
+    def setting(self, name: str, thing: object, operands: Sequence[Datum], site: int) -> Datum:
+        """Calls a method that takes a control, whose place is told."""
         self._site = (self._compiled.sites[site][0], tuple(self.calls)) if self.calls else site
         return METHOD_CODE[name](self, thing, operands, _NOWHERE)
+
+    def guest_mean(self, index: int, name: str) -> float:
+        """`StatAvg` of a field that is collected, where there is no running sum."""
+        mean = super().mean(self.thing(index), name)
+        if mean is None:
+            raise no_data(name)
+        return mean
 
     def function(self, name: str, count: int) -> Function:
         """The function that a call finds, before its arguments evaluate. Raises PolicyError("name", "arity")."""
@@ -441,13 +461,26 @@ class Run(State):
             raise PolicyError("too-deep", f"calls are more than {CALL_DEPTH} deep")
         self.charge(function.steps)
         self.calls.append((function.name, start))
-        self.open_scope()
-        for name, value in zip(function.parameters, operands, strict=True):
-            self.define(name, value)
+        self.open_scope(function.parameters, operands)
         value = function.body(self)
         self.close_scope()
         self.calls.pop()
         return value
+
+    def lend(self, chain: Sequence[tuple[str, int]], names: Sequence[str], values: Sequence[Datum]) -> None:
+        """Shows the variables of static code to a function that isn't known before the run. `chain`: the calls that led to its call."""
+        self.calls.extend(chain)
+        self.open_scope(names, values)
+
+    def take_back(self) -> None:
+        """Ends that, after the call."""
+        self.calls.clear()
+        self.close_scope()
+
+    def unwind(self) -> None:
+        """After an error in such a call."""
+        self.calls.clear()
+        self.scopes.clear()
 
     def loop(self, value: Datum, item: str, body: Callable[[Run], Datum], steps: int) -> Datum:
         """A `with` of which isn't known what its list holds. `steps`: the most that a round takes by itself."""
@@ -467,8 +500,7 @@ class Run(State):
         return self._body(one, item, body)
 
     def _body(self, one: Datum, item: str, body: Callable[[Run], Datum]) -> Datum:
-        self.open_scope()
-        self.define(item, one)
+        self.open_scope((item,), (one,))
         value = body(self)
         self.close_scope()
         return value

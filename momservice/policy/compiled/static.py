@@ -55,12 +55,45 @@ class Definition:
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """What the static code of a program may rely on. `assigned`: the names that some `set` assigns to."""
+    """What the static code of a program may rely on.
+
+    `assigned`: the names that some `set` assigns to. `bodies`: of all definitions of each function.
+    """
 
     schema: Schema
     functions: Mapping[str, Definition]
     assigned: frozenset[str]
     controls_are_read: bool
+    bodies: Mapping[str, Sequence[Node]]
+
+    def reach(self, name: str) -> Reach:
+        """What a call of a function may do, whichever it is when it is called."""
+        symbols: set[str] = set()
+        called = {name}
+        waiting = list(self.bodies.get(name, ()))
+        while waiting:
+            node = waiting.pop()
+            if isinstance(node, Group):
+                waiting.extend(node.items)
+            elif node.kind == "symbol":
+                symbols.add(node.name.split(".")[0])
+                if node.name in self.bodies and node.name not in called:
+                    called.add(node.name)
+                    waiting.extend(self.bodies[node.name])
+                symbols.update({CONTROLS} if node.name.endswith(".Control") else ())
+        return Reach(frozenset(symbols - {CONTROLS}), CONTROLS in symbols)
+
+
+# No symbol of a policy.
+CONTROLS: Final = ".Control"
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """`symbols`: what names it may read or set; `controls`: whether it may take controls."""
+
+    symbols: frozenset[str]
+    controls: bool
 
 
 @dataclass(slots=True, eq=False)
@@ -92,9 +125,15 @@ class Round:
 class StaticEmitter(Emitter):
     """Generates one top-level form. Raises Unresolved."""
 
-    def __init__(self, sites: Sites, world: World, form: int, known: Mapping[str, Fact], *, direct: bool) -> None:
-        """`known`: facts of global variables at the start of the form. `direct`: keep controls in tables of the form's own, if it can be."""
+    def __init__(self, sites: Sites, world: World, form: int, known: Mapping[str, Fact], made: Mapping[int, str], *, direct: bool) -> None:
+        """`known`: facts of global variables at the start of the form. `direct`: keep controls in tables of the form's own, if it can be.
+
+        `made`: by the offset of a `def`, where its function is in the namespace.
+        """
         super().__init__(sites)
+        self._made = made
+        # Whether the code of the round so far calls functions that aren't known before the run.
+        self.lends = False
         self.direct = direct
         # The names of controls that are taken in another way than by the form's own tables; None for one that isn't known.
         self.indirect: set[str | None] = set()
@@ -362,17 +401,24 @@ class StaticEmitter(Emitter):
 
     # --- functions -------------------------------------------------------------------------------------------------------------------------
 
-    def function(self, node: Group, name: str, parameters: Sequence[str], body: Node) -> Val:
+    def function(self, node: Group, name: str, parameters: Sequence[str], body: Node) -> Val:  # noqa: ARG002  # both are in what is made
         """`def` inside of something else."""
-        raise Unresolved
+        place = self._made.get(self.base + node.start)
+        if place is None:
+            raise Unresolved
+        tree = self.tree
+        table = tree.attribute(tree.name(RUN), "functions")
+        self.block.append(tree.do(tree.run("write", table, tree.constant(name), tree.name(place))))
+        self.writes = True
+        return self.constant(name)
 
     def call(self, node: Group, name: str, operands: Sequence[Node], want: Want) -> Val:
         """A call: the function's body in a scope with its parameters, here."""
         known = self.world.functions.get(name)
         if known is None or known.form >= self._form or len(known.parameters) != len(operands):
-            raise Unresolved
+            return self.deliver(self._lending_call(node, name, operands), want)
         if len(self.calls) == NESTED_CALLS or any(called == name for called, _ in self.calls):
-            raise Unresolved
+            return self.deliver(self._lending_call(node, name, operands), want)
         values = self.known_operands(operands)
         self.steps += 3
         self.at(node)
@@ -388,6 +434,42 @@ class StaticEmitter(Emitter):
         self.base, self.calls = before
         self.close()
         return result
+
+    def _lending_call(self, node: Group, name: str, operands: Sequence[Node]) -> Val:
+        """A call of a function that isn't known before the run: it sees the variables it may use in a scope that is made for it."""
+        tree, reach = self.tree, self.world.reach(name)
+        self.steps += 3
+        self.at(node)
+        function = self.kept(Val(self.risky(tree.run("function", tree.constant(name), tree.constant(len(operands))))))
+        given = [self.kept(value) for value in self.known_operands(operands)]
+        self.at(node)
+        lent = {symbol: slot for symbol in sorted(reach.symbols) if (slot := self._lent(symbol)) is not None}
+        names = tree.tuple([tree.constant(symbol) for symbol in lent])
+        values = tree.tuple([self._from(slot, symbol).expr for symbol, slot in lent.items()])
+        chain = tree.tuple([tree.tuple([tree.constant(called), tree.constant(start)]) for called, start in self.calls])
+        start = tree.constant(self.base + node.start)
+        self.block.append(tree.do(tree.run("lend", chain, names, values)))
+        result = self.kept(Val(tree.run("call", function.expr, tree.tuple([value.expr for value in given]), start)))
+        for symbol, slot in lent.items():
+            if symbol in self.world.assigned:
+                self.block.append(tree.assign(slot.var, tree.item_of(tree.attribute(tree.name(RUN), "variable"), tree.constant(symbol))))
+                self._changed(slot)
+                self._facts[slot.var] = Fact(ALWAYS)
+        self.block.append(tree.do(tree.run("take_back")))
+        self.lends = self.writes = True
+        if reach.controls:
+            self.indirect.add(None)
+        return result
+
+    def _lent(self, name: str) -> Slot | None:
+        """Where a variable is that a function may use; None if there is none."""
+        slots = self._seen(name)
+        if not slots:
+            return None
+        self._guard(slots[-1])
+        if self.fact(slots[0].var).state != ALWAYS:
+            raise Unresolved
+        return slots[0]
 
     # --- entities ------------------------------------------------------------------------------------------------------------------------
 

@@ -51,6 +51,10 @@ class Tree:
         """An item, read."""
         return self._at(ast.Subscript(self.name(of), index, ast.Load()))
 
+    def item_of(self, of: ast.expr, index: ast.expr) -> ast.expr:
+        """An item of an expression, read."""
+        return self._at(ast.Subscript(of, index, ast.Load()))
+
     def tuple(self, items: Sequence[ast.expr]) -> ast.expr:
         """A tuple."""
         return self._at(ast.Tuple(list(items), ast.Load()))
