@@ -102,8 +102,8 @@ class Decisions:
     `controls`: by entity in the order of the snapshot, the host first, then by name and item.
     `variables`: all SetVar values after the run by entity key (kept ones included). `debug`: what `debug` forms gave, as text.
     `ended`: the run's total step budget was spent; then `controls` is empty. `steps`: how many steps it took, or at most took where the
-    compiled form doesn't count them. `abandoned`: why the compiled form was left for the tracing evaluator: "" (it wasn't), "limit" (it may
-    have come to a limit), or an internal error, one line.
+    compiled form doesn't count them. `abandoned`: why the compiled form didn't decide: "" (it did), "limit" (it may have come to a limit), or
+    one line.
     """
 
     results: Sequence[object]

@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, Final, NoReturn, TypeAlias
+from typing import Any, Final, NamedTuple, NoReturn, TypeAlias
 
 from momservice.fields import Schema
-from momservice.policy.decisions import CALLS, Call, Decisions, Failure, Place, Wanted
+from momservice.policy.decisions import CALLS, Call, Decisions, Failure, Place, Read, Wanted
 from momservice.policy.state import CALL_DEPTH, FORM_STEPS, ROUND_STEPS, RUN_STEPS, State
 from momservice.policy.values import Datum, List, PolicyError, Thing, cost, shown
 from momservice.snapshot import Snapshot, Value
@@ -73,6 +73,15 @@ class _Round:
     reads: int
 
 
+class _Taken(NamedTuple):
+    """A control as it was taken. `calls`: told only once it is clear that it counts."""
+
+    value: Value
+    place: Place
+    calls: Sequence[tuple[int, Function]]
+    reads: Sequence[Read]
+
+
 class _Ended(Exception):
     """The steps of the whole run are spent."""
 
@@ -80,7 +89,10 @@ class _Ended(Exception):
 class Machine(State):
     """The state of one run. Operations (operations of `code`) are functions on it."""
 
-    def __init__(self, code: Code, schema: Schema, snapshot: Snapshot, parameters: Mapping[str, Value], *, trace: bool) -> None:
+    def __init__(
+        self, code: Code, schema: Schema, snapshot: Snapshot, parameters: Mapping[str, Value], *, trace: bool, steps: int | None = None
+    ) -> None:
+        """`steps`: the budget of the run, if it isn't RUN_STEPS."""
         super().__init__(parameters)
         self._code = code
         # The host is the last one: its index is -1.
@@ -90,14 +102,14 @@ class Machine(State):
         self.stack: list[Any] = []
         # Of each call that is under way, the address to go back to and the function.
         self.calls: list[tuple[int, Function]] = []
-        self._controls: dict[str, dict[tuple[str, str], Wanted]] = {}
+        self._controls: dict[str, dict[tuple[str, str], _Taken]] = {}
         self._variables = {entity.key: dict(entity.variables) for entity in self._entities if entity.variables}
         self.reads = {} if trace else None
         self._round: _Round | None = None
         self._dropped: set[str] = set()
         self._failures: list[Failure] = []
         self._form = 0
-        self._run_steps = RUN_STEPS
+        self._budget = self._run_steps = RUN_STEPS if steps is None else steps
         self._steps = self._granted = 0
 
     # --- running -------------------------------------------------------------------------------------------------------------------
@@ -113,13 +125,18 @@ class Machine(State):
                 self._pay(cost(value))
                 results.append(shown(value))
         except _Ended:
-            return Decisions(results, (), kept, self._failures, self.debug, RUN_STEPS, ended=True)
+            return Decisions(results, (), kept, self._failures, self.debug, self._budget, ended=True)
         variables = {key: values for key, values in self._variables.items() if values}
-        return Decisions(results, self._wanted(), variables, self._failures, self.debug, RUN_STEPS - self._run_steps)
+        return Decisions(results, self._wanted(), variables, self._failures, self.debug, self._budget - self._run_steps)
 
     def _wanted(self) -> list[Wanted]:
         keys = (entity.key for entity in (self._entities[-1], *self._entities[:-1]))
-        return [wanted for key in keys if key not in self._dropped for _, wanted in sorted(self._controls.get(key, {}).items())]
+        return [
+            Wanted(key, name, taken.value, taken.place, self._told(taken.calls), item, taken.reads)
+            for key in keys
+            if key not in self._dropped
+            for (name, item), taken in sorted(self._controls.get(key, {}).items())
+        ]
 
     def _run_form(self, address: int) -> Datum:
         self._grant(FORM_STEPS)
@@ -172,7 +189,8 @@ class Machine(State):
             self._end()
 
     def _end(self) -> NoReturn:
-        self._failures.append(Failure("limit", f"the run takes more than {RUN_STEPS} steps", self._here(), self._form, None, self.chain()))
+        message = f"the run takes more than {self._budget} steps"
+        self._failures.append(Failure("limit", message, self._here(), self._form, None, self._told(self.calls)))
         raise _Ended
 
     def _out_of_steps(self) -> NoReturn:
@@ -186,7 +204,7 @@ class Machine(State):
     def _recover(self, error: PolicyError) -> int:
         """Undoes the failed round, or else the form; gives the address to go on at."""
         failed, entity = self._round, None if self._round is None else self._round.guest.key
-        self._failures.append(Failure(error.code, error.message, self._here(), self._form, entity, self.chain()))
+        self._failures.append(Failure(error.code, error.message, self._here(), self._form, entity, self._told(self.calls)))
         if failed is None:
             self.undo(0)
             self.stack.clear()
@@ -203,9 +221,9 @@ class Machine(State):
     def _here(self) -> Place:
         return self._code.place(self._code.starts[self._at])
 
-    def chain(self) -> tuple[Call, ...]:
-        """The calls that are under way."""
-        return tuple(Call(function.name, self._code.place(self._code.starts[back - 1])) for back, function in self.calls[-CALLS:])
+    def _told(self, calls: Sequence[tuple[int, Function]]) -> tuple[Call, ...]:
+        """Calls as they are told."""
+        return tuple(Call(function.name, self._code.place(self._code.starts[back - 1])) for back, function in calls[-CALLS:])
 
     # --- what methods read and want ---------------------------------------------------------------------------------------------------------------
 
@@ -228,8 +246,7 @@ class Machine(State):
     def want(self, key: str, name: str, item: str, value: Value, place: Place) -> None:
         """Takes a control, with the inputs read so far."""
         reads = tuple(islice(self.reads.values(), READS)) if self.reads is not None else ()
-        wanted = Wanted(key, name, value, place, self.chain(), item, reads)
-        self.write(self._controls.setdefault(key, {}), (name, item), wanted)
+        self.write(self._controls.setdefault(key, {}), (name, item), _Taken(value, place, self.calls[-CALLS:], reads))
 
     def wanted(self, key: str, name: str, item: str = "") -> Value:
         """The control that has been taken, None if none has."""

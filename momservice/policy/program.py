@@ -25,6 +25,8 @@ from momservice.policy.values import short, typed_like
 from momservice.snapshot import Snapshot, Value
 
 TEXT_BYTES: Final = 1024 * 1024
+# More steps than any run has.
+PROVED: Final = 1 << 62
 # Errors of a run that other figures can't cure: a policy that has one in its trial is refused.
 INCURABLE: Final = frozenset({"name", "arity", "form", "limit", "too-deep", "unknown-field", "unknown-prop"})
 
@@ -40,8 +42,8 @@ class Program:
     schema: Schema
     parameters: Mapping[str, Value]
     code: Code = field(repr=False)
-    # None for what is too large to be worth it.
-    compiled: CompiledProgram | None = field(repr=False)
+    # Why there is none, where there is none.
+    compiled: CompiledProgram | str = field(repr=False)
 
     def coerce_parameter(self, name: str, value: Value) -> Value:
         """The value as the parameter takes it: a bool as 1 or 0 for an integer, any number as a float for a float.
@@ -114,16 +116,26 @@ def evaluate(program: Program, snapshot: Snapshot, *, trace: bool = False) -> De
     With `trace` each control carries the inputs read on the way to it; nothing else differs but `steps`. A parameter of the snapshot that the
     program doesn't have, or has with another type, isn't bound: the program's default holds.
     """
-    bound, abandoned = _bound_parameters(program, snapshot), ""
-    if program.compiled is not None and not trace:
-        try:
-            return Run(program.compiled, program.schema, snapshot, bound).run()
-        except Abandoned as why:
-            abandoned = str(why)
-        except Exception as error:  # noqa: BLE001  # whatever generated code does wrong, the other evaluator decides
-            abandoned = f"{type(error).__name__}: {error}"
-    decisions = Machine(program.code, program.schema, snapshot, bound, trace=trace).run()
-    return replace(decisions, abandoned=abandoned) if abandoned else decisions
+    bound = _bound_parameters(program, snapshot)
+    decisions, abandoned = _compiled(program, snapshot, bound)
+    if decisions is not None and not trace:
+        return decisions
+    # What the compiled form can finish is within its limits, however many steps the other evaluator counts.
+    steps = None if decisions is None else PROVED
+    traced = Machine(program.code, program.schema, snapshot, bound, trace=trace, steps=steps).run()
+    return replace(traced, abandoned=abandoned) if abandoned else traced
+
+
+def _compiled(program: Program, snapshot: Snapshot, parameters: Mapping[str, Value]) -> tuple[Decisions | None, str]:
+    """What the compiled form decides; None, and why, where it can't."""
+    if isinstance(program.compiled, str):
+        return None, program.compiled
+    try:
+        return Run(program.compiled, program.schema, snapshot, parameters).run(), ""
+    except Abandoned as why:
+        return None, str(why)
+    except Exception as error:  # noqa: BLE001  # whatever generated code does wrong, the other evaluator decides
+        return None, f"{type(error).__name__}: {error}"
 
 
 def _bound_parameters(program: Program, snapshot: Snapshot) -> dict[str, Value]:

@@ -17,13 +17,16 @@ from momservice.snapshot import Value
 
 CALL_DEPTH: Final = 200
 FORM_STEPS: Final = 10_000
-ROUND_STEPS: Final = 2_000
-RUN_STEPS: Final = 5_000_000
+ROUND_STEPS: Final = 10_000
+# Of a run that is counted step by step.
+RUN_STEPS: Final = 3_000_000
+# Of a run of the compiled form: what its loops pay in advance by the most that they may take, and what is counted while it happens.
+RUN_WORK: Final = 12_000_000
+RUN_COUNTED: Final = 1_500_000
 DEBUG_LINES: Final = 1000
 ABSENT: Final = object()
 _JOURNAL: Final = 20_000
 _FLOATS: Final = {float}
-_INTS: Final = {int}
 
 
 class State(ABC):
@@ -87,7 +90,7 @@ class State(ABC):
         if not history:
             return None
         kinds = set(map(type, history))
-        if kinds == _FLOATS or (kinds == _INTS and max(history) < WIDE and min(history) > -WIDE):  # type: ignore[type-var, operator]  # seen
+        if kinds <= NUMBERS and (kinds == _FLOATS or all(-WIDE < value < WIDE for value in history if type(value) is int)):
             # What most fields hold: neither cost nor conversion.
             return sum(history) / len(history)  # type: ignore[arg-type]  # seen
         values = []

@@ -40,7 +40,7 @@ class CompiledProgram:
     """The compiled form. `lines` and `whereabouts` grow as errors are looked up: they are memories of what never changes."""
 
     parts: Sequence[Form | Certain]
-    static_steps: int
+    static_work: int
     static_averages: int
     sites: Sequence[Site]
     place: Callable[[int], Place]
@@ -62,21 +62,25 @@ class _Names:
 Source = tuple[Node, int]
 
 
-def build(
-    forms: Sequence[Source], schema: Schema, parameters: Mapping[str, Value], place: Callable[[int], Place]
-) -> CompiledProgram | None:
-    """The compiled form of a checked program."""
+def build(forms: Sequence[Source], schema: Schema, parameters: Mapping[str, Value], place: Callable[[int], Place]) -> CompiledProgram | str:
+    """The compiled form of a checked program; if it has none, why, in one line. Raises nothing."""
+    try:
+        return _build(forms, schema, parameters, place)
+    except (RecursionError, MemoryError):
+        return "it nests too deep for Python's own compiler"
+    except Exception as error:  # noqa: BLE001  # a policy that can't be compiled still runs
+        return f"{type(error).__name__}: {error}"
+
+
+def _build(forms: Sequence[Source], schema: Schema, parameters: Mapping[str, Value], place: Callable[[int], Place]) -> CompiledProgram | str:
     names = _names(forms)
     if names is None:
-        return None
+        return f"it has more than {LARGEST} values"
     world = World(schema, _definitions(forms, names.bodies), names.assigned, names.controls_are_read, names.bodies)
     builder = _Builder(world, names, {name: Fact(MAYBE, _types(default)) for name, default in parameters.items()})
-    try:
-        parts = builder.parts(forms)
-    except (RecursionError, MemoryError):
-        # Python's own compiler has limits, too.
-        return None
-    return CompiledProgram(parts, sum(part.steps for part in parts), sum(part.averages for part in parts), builder.sites.all, place)
+    parts = builder.parts(forms)
+    work = sum(part.steps + part.work for part in parts)
+    return CompiledProgram(parts, work, sum(part.averages for part in parts), builder.sites.all, place)
 
 
 def _types(default: Value) -> int:
@@ -132,6 +136,7 @@ class _Static:
     body: list[ast.stmt]
     steps: int
     averages: int
+    work: int
     certain: bool
 
 
@@ -169,8 +174,8 @@ class _Builder:
         self._make(dynamic, functions)
         name, steps = code
         if static is None:
-            return Form(index, None, self._namespace[name], 0, 0, steps)
-        return Form(index, self._namespace[f"s{index}"], self._namespace[name], static.steps, static.averages, steps)
+            return Form(index, None, self._namespace[name], 0, 0, 0, steps)
+        return Form(index, self._namespace[f"s{index}"], self._namespace[name], static.steps, static.averages, static.work, steps)
 
     def _together(self, index: int, forms: Sequence[_Static]) -> Certain:
         tree = self._tree
@@ -195,7 +200,7 @@ class _Builder:
     def _static(self, index: int, node: Node, base: int, made: Sequence[Made]) -> _Static | None:
         definition = _definition(node, base, index)
         if definition is not None:
-            return _Static(_defining(self._tree, made[-1]), 2, 0, certain=True)
+            return _Static(_defining(self._tree, made[-1]), 2, 0, 0, certain=True)
         try:
             emitter, body = self._emitted(index, node, base, {one.start: one.place for one in made})
         except Unresolved:
@@ -207,7 +212,7 @@ class _Builder:
             self._known[name] = fact if certain else fact.join(before)
         if emitter.steps > FORM_STEPS:
             return None
-        return _Static(body, emitter.steps, emitter.averages, certain)
+        return _Static(body, emitter.steps, emitter.averages, emitter.work, certain)
 
     def _emitted(self, index: int, node: Node, base: int, made: Mapping[int, str]) -> tuple[StaticCode, list[ast.stmt]]:
         for direct in (True, False):

@@ -26,6 +26,9 @@ _ARITHMETIC: Final[dict[str, ast.operator]] = {"+": ast.Add(), "-": ast.Sub(), "
 _ORDER: Final[dict[str, ast.cmpop]] = {"<": ast.Lt(), ">": ast.Gt(), "<=": ast.LtE(), ">=": ast.GtE()}
 _EQUAL: Final[dict[str, ast.cmpop]] = {"==": ast.Eq(), "!=": ast.NotEq()}
 RESULT: Final = "res"
+# How much longer than a step calls take: of an operation or a field, and of a method or a list.
+CALL_WORK: Final = 4
+METHOD_WORK: Final = 20
 
 
 class Want(Enum):
@@ -60,6 +63,8 @@ class Emitter(ABC):
         self.block: list[ast.stmt] = []
         self.steps = 0
         self.averages = 0
+        # What it takes beyond its steps where it calls something, in both branches of an `if` together.
+        self.work = 0
         self.base = 0
         self.calls: tuple[tuple[str, int], ...] = ()
         # Whether the code so far may fail, may charge steps, may write to the journal.
@@ -153,16 +158,16 @@ class Emitter(ABC):
         """The expression of a value of the language."""
         if not value.types & RAW:
             return value.expr
-        self.fails = self.charges = True
-        return self.opened(value)
+        return self.risky(self.opened(value), 1)
 
     def known(self, value: Val) -> Val:
         """The same value, not RAW."""
         return replace(value, expr=self.datum(value), types=value.types & ANY, stable=False, var="") if value.types & RAW else value
 
-    def risky(self, expr: ast.expr) -> ast.expr:
-        """An expression that may fail and charge."""
+    def risky(self, expr: ast.expr, work: int = CALL_WORK) -> ast.expr:
+        """An expression that may fail and charge, and takes longer than its steps tell."""
         self.fails = self.charges = True
+        self.work += work
         return expr
 
     def operands(self, nodes: Iterable[Node]) -> list[Val]:
@@ -354,6 +359,7 @@ class Emitter(ABC):
         values = [self.kept(value) for value in self.known_operands(operands)]
         self.steps += 1
         self.at(node)
+        self.work += METHOD_WORK
         self.block.append(self.tree.do(self.tree.run("log", self.tree.tuple([value.expr for value in values]))))
         return values[-1]
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
-from momservice.policy.compiled.emitter import RESULT, Want
+from momservice.policy.compiled.emitter import METHOD_WORK, RESULT, Want
 from momservice.policy.compiled.facts import ANY, GUESTS_REF, LIST, RECORD, SCALAR, STR, GuestLoop, Unresolved, Val
 from momservice.policy.compiled.static import Round, StaticEmitter
 from momservice.policy.reader import Atom, Group, Node
@@ -117,10 +117,10 @@ class LoopEmitter(StaticEmitter):
         self.block.append(tree.loop([one], tree.name(things), [self._skip(skip, values), *lines, *self._keep(value, values)]))
         return self._result(value, values, want)
 
-    def _body(self, node: Group, one: Val, item: str, body: Node, want: Want) -> tuple[list[ast.stmt], Val, tuple[int, int]]:
-        """The statements of a round, the value of its body, and the most steps and averages that a round takes."""
-        before, steps, averages = self.save(), self.steps, self.averages
-        self.steps, self.averages = ROUND, 0
+    def _body(self, node: Group, one: Val, item: str, body: Node, want: Want) -> tuple[list[ast.stmt], Val, tuple[int, int, int]]:
+        """The statements of a round, the value of its body, and the most steps, averages and further work that a round takes."""
+        before, steps, averages, work = self.save(), self.steps, self.averages, self.work
+        self.steps, self.averages, self.work = ROUND, 0, 0
         outer, self.block = self.block, []
         begin = self.tree.placeholder()
         self.block.append(begin)
@@ -131,8 +131,8 @@ class LoopEmitter(StaticEmitter):
             self.at(node)
         self.close()
         lines, self.block = self.block, outer
-        cost = (self.steps, self.averages)
-        self.steps, self.averages = steps, averages
+        cost = (self.steps, self.averages, self.work)
+        self.steps, self.averages, self.work = steps, averages, work
         self.join(before)
         return lines, value, cost
 
@@ -182,7 +182,7 @@ class LoopEmitter(StaticEmitter):
             self.block.append(tree.do(tree.run("pay", tree.call("len", tree.name(values)))))
             self.block.append(tree.assign(RESULT, tree.name(values)))
             return self.constant(None)
-        made = Val(self.risky(tree.run("list_of", tree.name(values))), LIST, 0)
+        made = Val(self.risky(tree.run("list_of", tree.name(values)), METHOD_WORK), LIST, 0)
         return self.deliver(replace(made, types=LIST & ANY), want)
 
 

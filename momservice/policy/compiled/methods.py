@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import ast
 
+from momservice.policy.compiled.emitter import METHOD_WORK
 from momservice.policy.compiled.facts import FLOAT, GUESTS_REF, HOST_REF, SCALAR, GuestLoop, Ref, Val
 from momservice.policy.compiled.loops import LoopEmitter
 from momservice.policy.forms import METHODS, READING
@@ -44,8 +45,8 @@ class StaticCode(LoopEmitter):
         tree = self.tree
         given = (tree.constant(method), base.expr, tree.tuple([value.expr for value in values]))
         if method in READING:
-            return Val(self.risky(tree.run("method", *given)))
-        self.block.append(tree.do(self.risky(tree.run("setting", *given, tree.constant(site)))))
+            return Val(self.risky(tree.run("method", *given), METHOD_WORK))
+        self.block.append(tree.do(self.risky(tree.run("setting", *given, tree.constant(site)), METHOD_WORK)))
         return self.constant(None)
 
     def _direct(self, ref: Ref, method: str, name: str, values: Sequence[Val], site: int) -> Val | None:
@@ -83,7 +84,7 @@ class StaticCode(LoopEmitter):
             ref.sums[name] = self.fresh("a")
         total = tree.name(ref.sums[name])
         mean = tree.compute(total, ast.Div(), tree.name(ref.sums[name] + "n"))
-        slow = self.risky(tree.run("guest_mean", tree.name(ref.index), tree.constant(name)))
+        slow = self.risky(tree.run("guest_mean", tree.name(ref.index), tree.constant(name)), METHOD_WORK)
         return Val(tree.choose(tree.compare(total, ast.Is(), tree.constant(None)), slow, mean), FLOAT, 0)
 
 

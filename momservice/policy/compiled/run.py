@@ -17,7 +17,7 @@ from momservice.fields import Schema
 from momservice.policy.decisions import CALLS, Call, Decisions, Failure, Place, Wanted
 from momservice.policy.members import METHOD_CODE, SAMPLES_PER_STEP, no_data
 from momservice.policy.operations import items_of
-from momservice.policy.state import CALL_DEPTH, FORM_STEPS, ROUND_STEPS, RUN_STEPS, State
+from momservice.policy.state import CALL_DEPTH, FORM_STEPS, ROUND_STEPS, RUN_COUNTED, RUN_WORK, State
 from momservice.policy.values import Datum, List, PolicyError, Thing, cost, inward, outward, short, shown
 from momservice.snapshot import HOST, Snapshot, Value
 
@@ -51,14 +51,15 @@ class Certain:
     code: Callable[[Run, dict[str, Any]], Sequence[object]]
     steps: int
     averages: int = 0
+    work: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Form:
     """The top-level form number `index`. `static`: knows where its variables are, None if that can't be known; `dynamic`: finds out at run time.
 
-    `steps`: the most that the static one takes outside of guests' rounds, beside `averages` of histories; `dynamic_steps`: the dynamic one
-    outside of calls and loops.
+    `steps`: the most that the static one takes outside of guests' rounds, beside `averages` of histories; `work`: what it takes beyond its
+    steps; `dynamic_steps`: the most steps of the dynamic one outside of calls and loops.
     """
 
     index: int
@@ -66,6 +67,7 @@ class Form:
     dynamic: Callable[[Run], Datum]
     steps: int
     averages: int
+    work: int
     dynamic_steps: int
 
 
@@ -77,8 +79,8 @@ class Compiled(Protocol):
         """The top-level forms in order."""
 
     @property
-    def static_steps(self) -> int:
-        """The steps of all static forms together."""
+    def static_work(self) -> int:
+        """The steps and further work of all static forms together."""
 
     @property
     def static_averages(self) -> int:
@@ -157,7 +159,9 @@ class Run(State):
         self.count = len(self.table.keys)
         # What the history adds to the steps of each average.
         self._average_steps = max(len(self.table.rows), len(snapshot.host.samples)) // SAMPLES_PER_STEP
-        self.left = RUN_STEPS - compiled.static_steps - compiled.static_averages * self._average_steps
+        # What is left for what is paid in advance, and for what is counted while it happens.
+        self.work = RUN_WORK - compiled.static_work - compiled.static_averages * self._average_steps
+        self.counted = RUN_COUNTED
         self._things: dict[int, Thing] = {}
         self._list: List | None = None
         self._kept: dict[str, dict[str, Value]] = {}
@@ -178,9 +182,9 @@ class Run(State):
                 results.extend(part.code(self, variable))
             else:
                 results.append(self._form(part, variable))  # type: ignore[arg-type]  # there is nothing else
-        if self.left < 0:
+        if self.work < 0:
             raise Abandoned("limit")
-        return Decisions(results, Controls(self._wanted), self._variables(), self.failures, self.debug, RUN_STEPS - self.left)
+        return Decisions(results, Controls(self._wanted), self._variables(), self.failures, self.debug, RUN_WORK - self.work)
 
     def _form(self, form: Form, variable: dict[str, Any]) -> object:
         self.form = form
@@ -228,29 +232,33 @@ class Run(State):
     def charge(self, steps: int) -> None:
         """Counts steps beyond the proved bounds. Raises Abandoned."""
         self.steps -= steps
-        self.left -= steps
-        if self.steps < 0 or self.left < 0:
+        self.counted -= steps
+        if self.steps < 0 or self.counted < 0:
             raise Abandoned("limit")
 
     def pay(self, steps: int) -> None:
         """Takes steps from the run alone. Raises Abandoned."""
-        self.left -= steps
-        if self.left < 0:
+        self.work -= steps
+        if self.work < 0:
             raise Abandoned("limit")
 
-    def begin_rounds(self, steps: int, averages: int) -> int:
+    def begin_rounds(self, steps: int, averages: int, work: int) -> int:
         """Pays for all rounds of an outermost guest loop at once, by the most that one takes; gives what is left for each. Raises Abandoned."""
         steps += averages * self._average_steps
-        self.pay(steps * self.count)
+        self.pay((steps + work) * self.count)
         if self.dropped:
             self.charge(len(self.dropped))
         if steps > ROUND_STEPS:
             raise Abandoned("limit")
         return ROUND_STEPS - steps
 
-    def charge_rounds(self, rounds: int, steps: int, averages: int) -> None:
+    def charge_rounds(self, rounds: int, steps: int, averages: int, work: int) -> None:
         """Counts the steps of all rounds of another loop, by the most that one takes. Raises Abandoned."""
-        self.charge(rounds * (steps + averages * self._average_steps))
+        steps = rounds * (steps + averages * self._average_steps)
+        self.pay(steps + rounds * work)
+        self.steps -= steps
+        if self.steps < 0:
+            raise Abandoned("limit")
 
     def mark(self) -> int:
         """Where the journal is, to go back to."""

@@ -443,14 +443,15 @@ class StaticEmitter(Emitter):
         function = self.kept(Val(self.risky(tree.run("function", tree.constant(name), tree.constant(len(operands))))))
         given = [self.kept(value) for value in self.known_operands(operands)]
         self.at(node)
-        lent = {symbol: slot for symbol in sorted(reach.symbols) if (slot := self._lent(symbol)) is not None}
+        seen = {symbol: slot for symbol in sorted(reach.symbols) if (slot := self._lent(symbol)) is not None}
+        lent = {symbol: slot for symbol, slot in seen.items() if slot.depth or slot.var in self._written}
         names = tree.tuple([tree.constant(symbol) for symbol in lent])
         values = tree.tuple([self._from(slot, symbol).expr for symbol, slot in lent.items()])
         chain = tree.tuple([tree.tuple([tree.constant(called), tree.constant(start)]) for called, start in self.calls])
         start = tree.constant(self.base + node.start)
         self.block.append(tree.do(tree.run("lend", chain, names, values)))
         result = self.kept(Val(tree.run("call", function.expr, tree.tuple([value.expr for value in given]), start)))
-        for symbol, slot in lent.items():
+        for symbol, slot in seen.items():
             if symbol in self.world.assigned:
                 self.block.append(tree.assign(slot.var, tree.item_of(tree.attribute(tree.name(RUN), "variable"), tree.constant(symbol))))
                 self._changed(slot)
@@ -462,9 +463,9 @@ class StaticEmitter(Emitter):
         return result
 
     def _lent(self, name: str) -> Slot | None:
-        """Where a variable is that a function may use; None if there is none."""
+        """Where a variable is that a function may use; None where the function finds it by itself, or there is none."""
         slots = self._seen(name)
-        if not slots:
+        if not slots or (name not in self.world.assigned and slots[0].depth == 0 and slots[0].var not in self._written):
             return None
         self._guard(slots[-1])
         if self.fact(slots[0].var).state != ALWAYS:
