@@ -443,15 +443,14 @@ class StaticEmitter(Emitter):
         function = self.kept(Val(self.risky(tree.run("function", tree.constant(name), tree.constant(len(operands))))))
         given = [self.kept(value) for value in self.known_operands(operands)]
         self.at(node)
-        seen = {symbol: slot for symbol in sorted(reach.symbols) if (slot := self._lent(symbol)) is not None}
-        lent = {symbol: slot for symbol, slot in seen.items() if slot.depth or slot.var in self._written}
+        lent = {symbol: slot for symbol in sorted(reach.symbols) if (slot := self._lent(symbol)) is not None}
         names = tree.tuple([tree.constant(symbol) for symbol in lent])
         values = tree.tuple([self._from(slot, symbol).expr for symbol, slot in lent.items()])
         chain = tree.tuple([tree.tuple([tree.constant(called), tree.constant(start)]) for called, start in self.calls])
         start = tree.constant(self.base + node.start)
         self.block.append(tree.do(tree.run("lend", chain, names, values)))
         result = self.kept(Val(tree.run("call", function.expr, tree.tuple([value.expr for value in given]), start)))
-        for symbol, slot in seen.items():
+        for symbol, slot in lent.items():
             if symbol in self.world.assigned:
                 self.block.append(tree.assign(slot.var, tree.item_of(tree.attribute(tree.name(RUN), "variable"), tree.constant(symbol))))
                 self._changed(slot)
