@@ -24,7 +24,7 @@ from momservice.fields import Schema
 from momservice.history import History
 from momservice.hypervisor import GuestRecord, HypervisorUnavailable
 from momservice.hypervisor.guests_state import STALE_INTERVALS
-from momservice.policy import Decisions, Failure, evaluate
+from momservice.policy import Decisions, evaluate
 from momservice.reasons import Reasons
 from momservice.snapshot import EMPTY, Sample, Snapshot, Value
 from momservice.store import PolicyStore
@@ -95,6 +95,8 @@ class Engine:
         self._pause: Pause | None = None
         self._guests_seen_s = time.monotonic()
         self._guests_asked = False
+        # Why the last run wasn't the compiled form's.
+        self._abandoned = ""
         self._beats: dict[str, tuple[float, int]] = {}
         self._wake = asyncio.Event()
         self.last_evaluation_us = 0
@@ -138,11 +140,11 @@ class Engine:
     def statistics(self) -> tuple[Sample, dict[str, Sample]]:
         """The newest values of the host's fields and of each guest's by UUID."""
         host = self._history.host[-1] if self._history.host else EMPTY
-        return host, {uuid: guest.samples[-1] if guest.samples else EMPTY for uuid, guest in self._history.guests.items()}
+        return host, self._history.newest()
 
     def active_guests(self) -> list[tuple[str, str]]:
         """UUID and name of each guest, by name."""
-        return [(record.uuid, record.name) for record in self._history.records()]
+        return [(record.uuid, record.name) for record in self._history.guests.values()]
 
     def pause(self, reason: str, seconds: int) -> None:
         """Stop deciding for so long, 0: until `resume`."""
@@ -251,12 +253,11 @@ class Engine:
             self._reasons.set(f"{kind} collector {name}", problems.get(name, ""))
 
     def _moment(self) -> Moment:
-        return Moment(time.monotonic(), time.time(), self._config.guest_monitor_interval_s, self._history.records())
+        return Moment(time.monotonic(), time.time(), self._config.guest_monitor_interval_s, list(self._history.guests.values()))
 
     def _world(self) -> World:
         host = {**(self._history.host[-1] if self._history.host else EMPTY), **self._unseen}
-        guests = {uuid: guest.record for uuid, guest in self._history.guests.items()}
-        return World(host, guests, time.monotonic(), time.time(), self._config.guest_monitor_interval_s)
+        return World(host, self._history.guests, time.monotonic(), time.time(), self._config.guest_monitor_interval_s)
 
     async def _guest_round(self) -> None:
         try:
@@ -286,9 +287,11 @@ class Engine:
     def _sample_guests(self) -> None:
         moment = self._moment()
         problems: dict[str, str] = {}
-        for guest in self._history.guests.values():
-            sources = [(part.NAME, partial(part.collect, guest.record, moment)) for part in self._parts.guest]
-            guest.samples.append(self._collect(sources, problems))
+        row = []
+        for record in self._history.guests.values():
+            sources = [(part.NAME, partial(part.collect, record, moment)) for part in self._parts.guest]
+            row.append(self._collect(sources, problems))
+        self._history.sample(row)
         self._blame("guest", [part.NAME for part in self._parts.guest], problems)
 
     async def _policy_round(self) -> None:
@@ -307,14 +310,19 @@ class Engine:
         self._history.variables = {key: kept for key, kept in decisions.variables.items() if key in here}
         for text in decisions.debug:
             log.debug("policy: %s", shown(text, 1000))
-        lines = [self._line(failure) for failure in decisions.failures]
-        if decisions.ended:
-            lines.append("the run took more steps than allowed and was ended: no control of it is applied")
-        self._reasons.set("policy", f"policy run: {lines[0]}" + (f" (and {len(lines) - 1} more)" if lines[1:] else "") if lines else "")
+        self._reasons.set("policy", self._trouble(decisions))
+        if decisions.abandoned != self._abandoned and decisions.abandoned not in ("", "limit"):
+            log.warning("the policy runs slower than it could, for it can't be compiled: %s", shown(decisions.abandoned))
+        self._abandoned = decisions.abandoned
 
-    def _line(self, failure: Failure) -> str:
-        guest = self._history.guests.get(failure.entity or "")
-        return (f"guest {shown(guest.record.name)}: " if guest else "") + str(failure)
+    def _trouble(self, decisions: Decisions) -> str:
+        """What went wrong in a run, one line; "" for nothing."""
+        if not decisions.failures:
+            return ""
+        first, more = decisions.failures[0], len(decisions.failures) - 1
+        guest = self._history.guests.get(first.entity or "")
+        line = f"policy run: {f'guest {shown(guest.name)}: ' if guest else ''}{first}{f' (and {more} more)' if more else ''}"
+        return line + ("; the run was ended and no control of it is applied" if decisions.ended else "")
 
     # Changes of the whole
 
