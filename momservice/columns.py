@@ -19,6 +19,7 @@ from momservice.snapshot import EMPTY, Entity, Sample, Value
 # Integers beyond it are left to the evaluator's own checks.
 _WIDE: Final = 1 << 64
 _INT: Final = {int}
+_NOWHERE: Final[frozenset[int]] = frozenset()
 _PLAIN: Final = frozenset({type(None), bool, float})
 # Not EMPTY: that is what a guest gave that has nothing to tell.
 NO_ROW: Final[Sample] = MappingProxyType({})
@@ -94,8 +95,8 @@ def in_column(value: Value) -> Value | Raw:
 
 def _values(column: Sequence[Value]) -> _Values:
     # The class before the range: a column of plain integers, the common case, is seen through by C code alone.
-    if set(map(type, column)) == _INT and max(column) < _WIDE and min(column) > -_WIDE:  # type: ignore[type-var, operator]  # only integers
-        return _Values(column, column, frozenset())  # type: ignore[arg-type]  # only integers
+    if {*map(type, column)} == _INT and max(column) < _WIDE and min(column) > -_WIDE:  # type: ignore[type-var, operator]  # only integers
+        return _Values(column, column, _NOWHERE)  # type: ignore[arg-type]  # only integers
     odd = frozenset(index for index, value in enumerate(column) if type(value) is not int or not -_WIDE < value < _WIDE)
     integers: list[int] = [0 if index in odd else value for index, value in enumerate(column)]  # type: ignore[misc]  # only integers
     return _Values(list(map(in_column, column)), integers, odd)
@@ -136,11 +137,10 @@ class GuestTable(Sequence[Entity]):
 
     def after(self, row: Sequence[Sample], length: int) -> GuestTable:
         """The table with one more sample per guest; of more than `length` the oldest is gone."""
-        rows = [*self.rows[max(0, len(self.rows) + 1 - length) :], row]
-        table = GuestTable(self.keys, self.properties, rows, self.variables)
+        table = GuestTable(self.keys, self.properties, [*self.rows[-length + 1 :], row] if length > 1 else [row], self.variables)
         # Of tables that no policy saw, for samples come more often than runs, the heirs inherit from the one before.
-        known = self._averaged or self._inherited
-        table._inherited = {name: averaged.after(table._read(name), length) for name, averaged in known.items()}
+        for name, averaged in (self._averaged or self._inherited).items():
+            table._inherited[name] = averaged.after(table._read(name), length)
         return table
 
     def with_variables(self, variables: Mapping[str, Mapping[str, Value]]) -> GuestTable:

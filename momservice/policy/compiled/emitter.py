@@ -174,10 +174,12 @@ class Emitter(ABC):
         """Values in order. Those before one that isn't simple are evaluated before it."""
         values: list[Val] = []
         for node in nodes:
-            start = len(self.block)
+            start, failed, self.fails = len(self.block), self.fails, False
             value = self.value(node)
-            if not value.stable or len(self.block) > start:
+            # What neither does anything nor can fail may as well come first.
+            if self.fails or len(self.block) > start:
                 self._settle(values, start, pending=len(self.block) > start)
+            self.fails = self.fails or failed
             values.append(value)
         return values
 
@@ -198,7 +200,7 @@ class Emitter(ABC):
         if want is Want.VALUE:
             return value
         if want is Want.DROP:
-            if not (value.stable and not value.types & RAW):
+            if not value.repeatable or value.types & RAW:
                 self.block.append(self.tree.do(self.datum(value)))
         else:
             expr = self.datum(value)

@@ -142,34 +142,36 @@ class Controls(Sequence[Wanted]):
 class Run(State):
     """One run of a compiled program on one snapshot. Attributes are what generated code uses."""
 
+    # What few runs need is made when it is needed.
+    in_round = False
+    _list: List | None = None
+    _site: int | Site = 0
+
     def __init__(self, compiled: Compiled, schema: Schema, snapshot: Snapshot, parameters: Mapping[str, Value]) -> None:
         super().__init__(parameters)
         self._compiled = compiled
         self._schema = schema
         self._snapshot = snapshot
-        self.table = snapshot.guests if isinstance(snapshot.guests, GuestTable) else GuestTable.of(snapshot.guests)
+        guests = snapshot.guests
+        self.table = table = guests if isinstance(guests, GuestTable) else GuestTable.of(guests)
+        self.column, self.sums = table.column, table.sums
+        self.count = len(table.keys)
         self.host = Thing("host", snapshot.host.key, schema.host)
         self.dropped: set[int] = set()
         self.controls: dict[tuple[str, str], dict[int, tuple[Value, int | Site]]] = {}
         self.calls: list[tuple[str, int]] = []
         self.failures: list[Failure] = []
         self.form: Form
-        self.in_round = False
         self.steps = 0
-        self.count = len(self.table.keys)
         # What the history adds to the steps of each average.
-        self._average_steps = max(len(self.table.rows), len(snapshot.host.samples)) // SAMPLES_PER_STEP
+        self._average_steps = max(len(table.rows), len(snapshot.host.samples)) // SAMPLES_PER_STEP
         # What is left for what is paid in advance, and for what is counted while it happens.
         self.work = RUN_WORK - compiled.static_work - compiled.static_averages * self._average_steps
         self.counted = RUN_COUNTED
         self._things: dict[int, Thing] = {}
-        self._list: List | None = None
         self._kept: dict[str, dict[str, Value]] = {}
         self._indices: dict[str, int] = {}
         self._host_means: dict[str, float] = {}
-        self._site: int | Site = 0
-        self.column = self.table.column
-        self.sums = self.table.sums
 
     # --- running -------------------------------------------------------------------------------------------------------------------
 

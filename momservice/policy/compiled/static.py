@@ -255,8 +255,9 @@ class StaticEmitter(Emitter):
         return scope
 
     def close(self) -> None:
-        """Ends the innermost scope."""
-        self._scopes.pop()
+        """Ends the innermost scope. Whether its variables are defined matters no more."""
+        for slot in self._scopes.pop().slots.values():
+            self._begins.pop(slot.var, None)
 
     def bind(self, name: str, value: Val) -> None:
         """Defines a variable that the innermost scope doesn't have."""
