@@ -14,13 +14,13 @@ from momservice.policy.members import KEPT
 from momservice.policy.operations import SHIFT
 from momservice.policy.program import TEXT_BYTES
 from momservice.policy.reader import NESTING
-from momservice.policy.state import CALL_DEPTH, DEBUG_LINES, FORM_STEPS, ROUND_STEPS, RUN_STEPS
+from momservice.policy.state import CALL_DEPTH, DEBUG_LINES, FORM_STEPS, ROUND_STEPS, RUN_COUNTED, RUN_STEPS, RUN_WORK
 from momservice.policy.values import INTEGER_BITS, LIST_DEPTH, LIST_VALUES, STRING_BYTES
 
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """One limit: `value` in `unit` is what is still allowed. `code`: what is reported beyond it ("": nothing, the rest is left out)."""
+    """One limit: `value` in `unit` is what is still allowed. `code`: what is reported beyond it ("": nothing; `doc` tells what happens)."""
 
     name: str
     value: int
@@ -44,7 +44,29 @@ LIMITS: Final = (
     Limit(
         "round", ROUND_STEPS, "steps", "limit", "What one guest's round of an outermost loop may do; then the round fails and is undone."
     ),
-    Limit("run", RUN_STEPS, "steps", "limit", "What the whole run may do; then it ends, and none of its controls is applied."),
+    Limit(
+        "run",
+        RUN_STEPS,
+        "steps",
+        "limit",
+        "What the whole run may do, where it is counted step by step; then it ends, and none of its controls is applied.",
+    ),
+    Limit(
+        "run by its bounds",
+        RUN_WORK,
+        "steps",
+        "",
+        "What the whole run may come to by the most that each round may do, times the guests, with what is slow weighed more; a run within"
+        " it isn't counted step by step, one beyond it is, and takes longer.",
+    ),
+    Limit(
+        "run beside its bounds",
+        RUN_COUNTED,
+        "steps",
+        "",
+        "What may come on top that no bound is known of before the run: calls that go around, loops over lists, values that aren't numbers;"
+        " a run beyond it is counted step by step.",
+    ),
     Limit("integer", INTEGER_BITS, "bits", "value", "The size of an integer, without its sign."),
     Limit("shift", SHIFT, "bits", "value", "By how much '<<' and '>>' shift."),
     Limit("string", STRING_BYTES, "bytes", "value", "The length of a string, in UTF-8."),

@@ -14,13 +14,13 @@ from proof_text import BLOCK, Policy, Tree
 
 from momservice.fields import Schema
 from momservice.policy import evaluate, load
-from momservice.policy.state import FORM_STEPS, ROUND_STEPS
+from momservice.policy.state import FORM_STEPS, ROUND_STEPS, RUN_COUNTED, RUN_STEPS, RUN_WORK
 from momservice.snapshot import Snapshot
 
 _SPEND: Final[Tree] = ["def", "spend", ["k"], ["if", ["<", "k", "1"], "0", ["spend", ["-", "k", "1"]]]]
 _MOST: Final = 150
 _WITH_BODY: Final = (BLOCK, "with", "let", "def", "if", "and", "or", "eval")
-_BUDGETS: Final = ("FORM_STEPS", "ROUND_STEPS", "RUN_STEPS")
+_BUDGETS: Final = ("FORM_STEPS", "ROUND_STEPS", "RUN_STEPS", "RUN_WORK", "RUN_COUNTED")
 
 
 def short_of_steps(choices: Choices, policy: Policy) -> Policy:
@@ -68,11 +68,15 @@ def _cost_of_spending() -> tuple[int, int]:
 
 @contextmanager
 def budgets(form: int, of_round: int, run: int) -> Iterator[None]:
-    """Other budgets while it lasts, wherever the policy package has them. What is to see them has to be loaded within."""
+    """Other budgets while it lasts, wherever the policy package has them. What is to see them has to be loaded within.
+
+    What the compiled form may take is in proportion to `run`, as it is usually.
+    """
+    small = dict(zip(_BUDGETS, (form, of_round, run, run * RUN_WORK // RUN_STEPS, run * RUN_COUNTED // RUN_STEPS), strict=True))
     modules = [module for name, module in sorted(sys.modules.items()) if name.startswith("momservice.policy")]
     before = [(module, name, getattr(module, name)) for module in modules for name in _BUDGETS if hasattr(module, name)]
     for module, name, _ in before:
-        setattr(module, name, dict(zip(_BUDGETS, (form, of_round, run), strict=True))[name])
+        setattr(module, name, small[name])
     try:
         yield
     finally:

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What the differential tests are worth: evaluators that are wrong in one thing each, all of which few generated examples must find.
 
-Broken is the tracing evaluator, and only while it traces: the other one may run parts of policies on it.
+Broken is the tracing evaluator, and only while it traces: the other one may run whole policies on it. Beside it the compiled form fails
+where it must not: the other evaluator takes its place then, so that nothing is decided differently.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from proof_worlds import SCHEMA, World
 
 from momservice.policy import Decisions, instructions, load
 from momservice.policy import machine as machine_module
+from momservice.policy.compiled.methods import StaticCode
+from momservice.policy.compiled.run import Run
 from momservice.policy.decisions import Place
 from momservice.policy.machine import Machine
 from momservice.policy.values import List, PolicyError, Thing, truth
@@ -184,7 +187,21 @@ def places_of_failures_are_those_before(patch: Patch) -> None:
 
 
 def one_call_less_is_told(patch: Patch) -> None:
-    wrap(patch, Machine, "chain", lambda right, machine: right(machine)[1:])
+    wrap(patch, Machine, "_told", lambda right, machine, calls: right(machine, calls)[1:])
+
+
+def the_compiled_form_fails_in_itself(patch: Patch) -> None:
+    def lend(_run: Run, *_arguments: Any) -> None:
+        raise KeyError("lent")
+
+    patch.setattr(Run, "lend", lend)
+
+
+def code_is_not_generated(patch: Patch) -> None:
+    def scoped(_emitter: StaticCode, *_arguments: Any) -> None:
+        raise TypeError("no scope")
+
+    patch.setattr(StaticCode, "scoped", scoped)
 
 
 def setters_forget_the_disk(patch: Patch) -> None:
@@ -332,6 +349,8 @@ FAULTS: Final[Sequence[Callable[[Patch], None]]] = (
     places_of_controls_are_those_before,
     places_of_failures_are_those_before,
     one_call_less_is_told,
+    the_compiled_form_fails_in_itself,
+    code_is_not_generated,
     setters_forget_the_disk,
     controls_are_read_from_the_last_round,
     kept_variables_are_read_as_they_were,

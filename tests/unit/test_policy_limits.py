@@ -10,9 +10,10 @@ from typing import Final
 import pytest
 
 from momservice.fields import Names, Schema
-from momservice.policy import Decisions, evaluate, load
+from momservice.policy import Decisions, evaluate, load, machine
+from momservice.policy.compiled import run as compiled_run
 from momservice.policy.members import KEPT
-from momservice.policy.state import CALL_DEPTH, DEBUG_LINES, FORM_STEPS, ROUND_STEPS, RUN_STEPS
+from momservice.policy.state import CALL_DEPTH, DEBUG_LINES, FORM_STEPS, ROUND_STEPS, RUN_COUNTED, RUN_STEPS, RUN_WORK
 from momservice.policy.values import LIST_DEPTH, LIST_VALUES, STRING_BYTES
 from momservice.snapshot import HOST, Entity, Snapshot, Value
 
@@ -89,6 +90,44 @@ def test_the_run_takes_its_steps_and_not_one_more(trace: bool) -> None:
     assert within.variables == {HOST: {"v": 1}}
     assert (beyond.ended, told(beyond)) == (True, [("limit", forms + 3, None)])
     assert (beyond.controls, beyond.variables, len(beyond.results)) == ((), {}, forms + 3)
+
+
+# --- what the compiled form may take --------------------------------------------------------------------------------------------------
+
+KNOWN: Final = "(defvar t 0) (with Guests g {(set t (+ t g.mem)) (g.Control 't' t)}) t"
+UNKNOWN: Final = "(def f (n) (if (< n 1) 0 (+ 1 (f (- n 1))))) (with Guests g (g.Control 't' (f 5))) (f 7)"
+
+
+def abandons(text: str, budget: str, steps: int, patch: pytest.MonkeyPatch) -> bool:
+    """Whether the compiled form leaves a run to the other evaluator with another budget. What is decided is the same."""
+    usual = run(text, False)
+    patch.setattr(compiled_run, budget, steps)
+    plain, traced = (run(text, traced) for traced in (False, True))
+    assert (plain.abandoned, traced.abandoned) in {("", ""), ("limit", "limit")}
+    for decisions in (plain, traced):
+        controls = [wanted._replace(reads=()) for wanted in decisions.controls]
+        assert (controls, decisions.results, decisions.failures) == ([*usual.controls], usual.results, [])
+    return plain.abandoned == "limit"
+
+
+def test_a_run_that_may_take_too_much_is_counted_step_by_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = run(KNOWN, False).steps
+    assert not abandons(KNOWN, "RUN_WORK", steps, monkeypatch)
+    assert abandons(KNOWN, "RUN_WORK", steps - 1, monkeypatch)
+
+
+def test_a_run_whose_calls_take_too_much_is_counted_step_by_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not abandons(KNOWN, "RUN_COUNTED", 0, monkeypatch)
+    least = next(steps for steps in range(RUN_COUNTED) if not abandons(UNKNOWN, "RUN_COUNTED", steps, monkeypatch))
+    # Bodies that are called 26 times take more than a step each.
+    assert least > 26
+
+
+def test_a_run_that_the_compiled_form_can_finish_doesn_t_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "RUN_STEPS", 20)
+    assert [run(KNOWN, traced).ended for traced in (False, True)] == [False, False]
+    monkeypatch.setattr(compiled_run, "RUN_WORK", 20)
+    assert [run(KNOWN, traced).ended for traced in (False, True)] == [True, True]
 
 
 # --- calls -------------------------------------------------------------------------------------------------------------------------------
@@ -228,7 +267,9 @@ GREEDY: Final[Mapping[str, tuple[str, str]]] = {
 def test_greed_ends_within_its_budget_of_steps(kind: str, trace: bool) -> None:
     text, code = GREEDY[kind]
     decisions = run(text, trace, 5000 if "loops" in kind else 500)
-    assert 0 < decisions.steps <= RUN_STEPS
+    # The compiled form tells the most that it may take of what it pays in advance.
+    assert 0 < decisions.steps <= (RUN_STEPS if trace or decisions.abandoned else RUN_WORK)
+    assert decisions.abandoned in {"", "limit"}
     assert {failure.code for failure in decisions.failures} <= {code, "limit", "too-deep"}
     assert code in {"", *(failure.code for failure in decisions.failures)}
     assert decisions.ended or decisions.results[-1] == 5

@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from dataclasses import replace
 
 import pytest
 
 from momservice.fields import Names, Schema
 from momservice.policy import Decisions, Opaque, Program, evaluate, load, trial_errors, trial_warnings
+from momservice.policy.state import RUN_STEPS
 from momservice.snapshot import Entity, Snapshot, Value
 
 FIELDS = frozenset({"mem", "floor", "disks"})
@@ -137,7 +139,7 @@ def test_the_run_s_budget_ends_it_without_controls() -> None:
     text = "(Host.Control 't' 1) (Host.SetVar 'v' 1)" + " ".join(greedy % (i, i, i, i) for i in range(550)) + " 5"
     decisions = run(text)
     assert (decisions.ended, decisions.controls, decisions.variables) == (True, (), {})
-    assert decisions.steps == 5_000_000
+    assert decisions.steps == RUN_STEPS
     assert trial_errors(decisions)
 
 
@@ -247,8 +249,10 @@ def test_the_same_snapshot_gives_the_same_decisions_and_stays_as_it_was() -> Non
 def test_tracing_changes_nothing_but_the_reads() -> None:
     text = "(defvar low Host.mem) (with Guests g (g.Control 't' (+ (g.StatAvg 'mem') low))) (Host.Control 'u' 1)"
     plain, traced = (evaluate(program(text), world(1, 2), trace=trace) for trace in (False, True))
-    assert plain.steps == traced.steps
-    assert controls(plain) == controls(traced)
+    # The compiled form tells the most that it may take.
+    assert plain.steps >= traced.steps
+    untraced = replace(traced, controls=[wanted._replace(reads=()) for wanted in traced.controls], steps=plain.steps)
+    assert plain == untraced
     assert [[(read.entity, read.kind, read.name, read.value) for read in wanted.reads] for wanted in traced.controls] == [
         [],
         [("g0", "average", "mem", 1.0)],
