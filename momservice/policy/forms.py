@@ -188,7 +188,8 @@ READING: Final = frozenset({"Prop", "Stat", "StatAvg", "GetVar", "GetControl"})
 
 # Members of the objects in a guest's io_tune list: known names at load.
 TUNE_FIGURES: Final = ("total_bytes_sec", "read_bytes_sec", "write_bytes_sec", "total_iops_sec", "read_iops_sec", "write_iops_sec")
-TUNE_FIELDS: Final = frozenset({"name", "path", "guaranteed", "maximum", "current", *TUNE_FIGURES})
+TUNE_PARTS: Final = ("guaranteed", "maximum", "current")
+TUNE_FIELDS: Final = frozenset({"name", "path", *TUNE_PARTS, *TUNE_FIGURES})
 TUNE_FIGURE_OF: Final = {"set" + "".join(map(str.capitalize, figure.split("_"))): figure for figure in TUNE_FIGURES}
 TUNE_SETTERS: Final = {
     name: Form(

@@ -13,7 +13,7 @@ from typing import Final, TypeAlias
 
 from momservice.fields import EntityKind, Names
 from momservice.policy.decisions import LONGEST_NAME, Opaque
-from momservice.snapshot import Value
+from momservice.snapshot import EMPTY, Value
 from momservice.text import shown as printable
 
 INTEGER_BITS: Final = 256
@@ -47,24 +47,36 @@ class Thing:
     index: int = -1
 
 
-@dataclass(frozen=True, slots=True, eq=False)
 class Record:
-    """An object in a field: a disk in a guest's `io_tune`, or one of its sets of limits. It is equal only to itself.
+    """An object in a field: a disk in a guest's `io_tune`, or one of its sets of limits. It equals what was read from there before.
 
     `source`: its members as the snapshot has them, taken in one by one when they are read. `owner`: the key of the entity it belongs to.
     `item`: the name of the disk. `role`: "item" for the disk, else the member of the disk it is ("current"...). `depth`: how deep it lies.
+    `figures`: for the compiled form, what integers its members are now; empty where it must ask.
     """
 
-    source: Mapping[str, Value]
-    owner: str
-    item: str
-    role: str
-    depth: int
+    __slots__ = ("depth", "figures", "item", "owner", "role", "source")
+
+    def __init__(  # noqa: PLR0913, PLR0917  # one for each slot
+        self, source: Mapping[str, Value], owner: str, item: str, role: str, depth: int, figures: Mapping[str, Value] = EMPTY
+    ) -> None:
+        self.source = source
+        self.owner = owner
+        self.item = item
+        self.role = role
+        self.depth = depth
+        self.figures = figures
 
     @property
     def weight(self) -> int:
         """What it adds to the weight of a list."""
         return len(self.source)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Record) and self.source is other.source and self.owner == other.owner
+
+    def __hash__(self) -> int:
+        return id(self.source)
 
     def member(self, name: str) -> Datum:
         """The value of a member, nil if it has none. Raises PolicyError("value")."""
@@ -84,9 +96,14 @@ class List:
 
     def __init__(self, items: Iterable[Datum]) -> None:
         self.items = tuple(items)
-        inner = [item for item in self.items if type(item) is List or type(item) is Record]
-        self.weight = len(self.items) + sum(item.weight for item in inner)
-        self.depth = 1 + max((item.depth for item in inner if type(item) is List), default=0)
+        self.weight = len(self.items)
+        self.depth = 1
+        for item in self.items:
+            if type(item) is Record:
+                self.weight += item.weight
+            elif type(item) is List:
+                self.weight += item.weight
+                self.depth = max(self.depth, item.depth + 1)
         if self.weight > LIST_VALUES:
             raise PolicyError("value", f"a list of more than {LIST_VALUES} values")
         if self.depth > LIST_DEPTH:
@@ -143,12 +160,14 @@ def inward(value: Value, owner: str = "", depth: int = 0, part: tuple[str, str] 
     kind = type(value)
     if value is None or kind is float or kind is bool:
         return value  # type: ignore[return-value]  # mypy does not narrow by `kind`
+    if kind is dict and depth < LIST_DEPTH:
+        return _record(value, owner, depth, part)  # type: ignore[arg-type]  # mypy does not narrow by `kind`
     if isinstance(value, str):
         return text(str(value))
     if isinstance(value, int):
         return integer(int(value))
     if isinstance(value, list | tuple) and depth < LIST_DEPTH:
-        return List(inward(inner, owner, depth + 1, part) for inner in value)
+        return List([inward(inner, owner, depth + 1, part) for inner in value])
     if isinstance(value, Mapping) and depth < LIST_DEPTH:
         return _record(value, owner, depth, part)
     raise PolicyError("value", "the snapshot holds a value that the language has no type for")

@@ -25,7 +25,7 @@ from momservice.policy.names import form_name
 from momservice.policy.operations import BINARY, VARIADIC, items_of
 from momservice.policy.reader import Atom, Group, Node
 from momservice.policy.state import ABSENT, FORM_STEPS
-from momservice.policy.values import INTEGER_BITS, integer
+from momservice.policy.values import INTEGER_BITS, Record, integer
 from momservice.snapshot import Value
 
 # Larger programs are left to the tracing evaluator: to make code of them takes longer than it saves.
@@ -241,5 +241,5 @@ def _namespace() -> dict[str, Any]:
     operations = {OPERATIONS[name]: operation for name, operation in (*BINARY.items(), *VARIADIC.items())}
     known = {name: getattr(builtins, name) for name in _BUILTINS}
     limits = {"LOW": -(1 << INTEGER_BITS), "HIGH": 1 << INTEGER_BITS, "ABSENT": ABSENT}
-    functions = {"Raw": Raw, "member": member, "receiver": receiver, "items_of": items_of, "too_wide": integer}
+    functions = {"Raw": Raw, "Record": Record, "member": member, "receiver": receiver, "items_of": items_of, "too_wide": integer}
     return {"__builtins__": {}, **operations, **known, **limits, **functions}

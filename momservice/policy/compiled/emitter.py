@@ -375,9 +375,8 @@ class Emitter(ABC):
         if name in _ORDER:
             return self._order(name, *values)
         values = [self.known(value) for value in values]
-        if name in _EQUAL and all(value.only(SCALAR) for value in values):
-            left, right = values
-            return Val(self.tree.compare(left.expr, _EQUAL[name], right.expr), BOOL, 0)
+        if name in _EQUAL:
+            return self._equal(name, *values)
         if name in BINARY:
             return self._binary(name, *values)
         return self._variadic(name, values)
@@ -464,6 +463,15 @@ class Emitter(ABC):
             self.refine(right, NUMBER)
         return result
 
+    def _equal(self, name: str, left: Val, right: Val) -> Val:
+        if left.only(SCALAR) and right.only(SCALAR):
+            return Val(self.tree.compare(left.expr, _EQUAL[name], right.expr), BOOL, 0)
+        if not left.types & (INT | FLOAT) or not right.types & (INT | FLOAT):
+            return self._binary(name, left, right)
+        left, right = self._repeatable(left, right)
+        compared = Val(self.tree.compare(left.expr, _EQUAL[name], right.expr), BOOL, 0)
+        return self._either(self._number_tests([left, right]), ([], compared), self._binary(name, left, right), BOOL)
+
     def _variadic(self, name: str, values: Sequence[Val]) -> Val:
         tree, nil = self.tree, self.tree.constant(None)
         scalar = all(value.only(SCALAR) for value in values)
@@ -475,14 +483,37 @@ class Emitter(ABC):
         if name == "abs" and values[0].only(NUMBER):
             types = values[0].types & (FLOAT | INT) | (INT if values[0].types & BOOL else 0)
             return Val(tree.call("abs", values[0].expr), types, values[0].bits)
-        pair = len(values) == len(("left", "right"))
-        if name in ("min", "max") and pair and all(value.only(NUMBER) for value in values):
-            left, right = self._repeatable(*values)
-            better = tree.compare(right.expr, ast.Lt() if name == "min" else ast.Gt(), left.expr)
-            return Val(tree.choose(better, right.expr, left.expr), left.types | right.types, max(left.bits, right.bits))
-        expr = tree.run("variadic", tree.name(OPERATIONS[name]), tree.tuple([value.expr for value in values]))
+        if all(value.types & (INT | FLOAT) for value in values) and (name == "not" or len(values) == len(("left", "right"))):
+            found = self._of_numbers(name, values)
+            if found is not None:
+                return found
+        return self._by_call(name, values)
+
+    def _by_call(self, name: str, values: Sequence[Val]) -> Val:
+        expr = self.tree.run("variadic", self.tree.name(OPERATIONS[name]), self.tree.tuple([value.expr for value in values]))
         types = {"abs": NUMBER & ~BOOL, "min": NUMBER | STR, "max": NUMBER | STR}.get(name, BOOL)
         return Val(self.risky(expr), types)
+
+    def _of_numbers(self, name: str, values: Sequence[Val]) -> Val | None:
+        """One or two operands that are numbers, or will mostly be."""
+        tree = self.tree
+        values = [self.kept(value) for value in values]
+        first, last = values[0], values[-1]
+        if name == "not":
+            direct = Val(tree.negate(first.expr), BOOL, 0)
+        elif name in ("min", "max"):
+            better = tree.compare(last.expr, ast.Lt() if name == "min" else ast.Gt(), first.expr)
+            numbers = (first.types | last.types) & NUMBER
+            direct = Val(tree.choose(better, last.expr, first.expr), numbers, max(first.bits, last.bits))
+        elif name in ("valid", "null"):
+            direct = Val(tree.constant(name == "valid"), BOOL, 0)
+        else:
+            return None
+        tests = self._number_tests(values)
+        if not tests:
+            return direct
+        called = self._by_call(name, values)
+        return self._either(tests, ([], direct), called, direct.types | called.types)
 
     FORM: ClassVar[dict[str, Callable[[Emitter, Group, Sequence[Node]], Val]]] = {
         "def": _def,

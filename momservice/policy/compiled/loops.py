@@ -122,6 +122,7 @@ class LoopEmitter(StaticEmitter):
         before, steps, averages, work = self.save(), self.steps, self.averages, self.work
         self.steps, self.averages, self.work = ROUND, 0, 0
         outer, self.block = self.block, []
+        self.forget_figures()
         begin = self.tree.placeholder()
         self.block.append(begin)
         self.open(begin)
@@ -131,6 +132,7 @@ class LoopEmitter(StaticEmitter):
             self.at(node)
         self.close()
         lines, self.block = self.block, outer
+        self.forget_figures()
         cost = (self.steps, self.averages, self.work)
         self.steps, self.averages, self.work = steps, averages, work
         self.join(before)

@@ -10,7 +10,7 @@ import ast
 from momservice.policy.compiled.emitter import METHOD_WORK
 from momservice.policy.compiled.facts import FLOAT, GUESTS_REF, HOST_REF, SCALAR, GuestLoop, Ref, Val
 from momservice.policy.compiled.loops import LoopEmitter
-from momservice.policy.forms import METHODS, READING
+from momservice.policy.forms import METHODS, READING, TUNE_FIGURE_OF, TUNE_SETTERS
 from momservice.policy.reader import Atom, Group, Node
 
 # The receiver, and the call.
@@ -27,7 +27,7 @@ class StaticCode(LoopEmitter):
         self.at(head)
         base = self.read(head, path)
         if base.ref in (None, GUESTS_REF):
-            base = self.kept(Val(self.risky(self.tree.call("receiver", self.datum(base), self.tree.constant(method)))))
+            base = self._receiver(self.kept(base), method)
         values = self.known_operands(operands)
         site = self.at(node)
         name = operands[0].value if isinstance(operands[0], Atom) else None
@@ -41,11 +41,25 @@ class StaticCode(LoopEmitter):
             self.indirect.add(name if isinstance(name, str) else None)
         return self._called(base, method, values, site)
 
+    def _receiver(self, base: Val, method: str) -> Val:
+        tree = self.tree
+        asked = self.risky(tree.call("receiver", base.expr, tree.constant(method)))
+        if method not in TUNE_SETTERS:
+            return self.kept(Val(asked))
+        disk = [tree.is_type(base.expr, "Record"), tree.compare(tree.attribute(base.expr, "role"), ast.Eq(), tree.constant("item"))]
+        return self.kept(Val(tree.choose(tree.all([*disk, tree.attribute(base.expr, "item")]), base.expr, asked)))
+
     def _called(self, base: Val, method: str, values: Sequence[Val], site: int) -> Val:
         tree = self.tree
         given = (tree.constant(method), base.expr, tree.tuple([value.expr for value in values]))
         if method in READING:
             return Val(self.risky(tree.run("method", *given), METHOD_WORK))
+        if method in TUNE_SETTERS:
+            figure = tree.constant(TUNE_FIGURE_OF[method])
+            limit = tree.run("limit", base.expr, figure, *(value.expr for value in values), tree.constant(site))
+            self.block.append(tree.do(self.risky(limit, METHOD_WORK)))
+            self.forget_figures()
+            return self.constant(None)
         self.block.append(tree.do(self.risky(tree.run("setting", *given, tree.constant(site)), METHOD_WORK)))
         return self.constant(None)
 

@@ -15,10 +15,11 @@ from typing import Any, Final, NoReturn, Protocol, overload
 from momservice.columns import GuestTable, Raw, in_column
 from momservice.fields import Schema
 from momservice.policy.decisions import CALLS, Call, Decisions, Failure, Place, Wanted
-from momservice.policy.members import METHOD_CODE, SAMPLES_PER_STEP, no_data
+from momservice.policy.forms import TUNE_FIGURES
+from momservice.policy.members import METHOD_CODE, SAMPLES_PER_STEP, member, no_data
 from momservice.policy.operations import items_of
 from momservice.policy.state import CALL_DEPTH, FORM_STEPS, ROUND_STEPS, RUN_COUNTED, RUN_WORK, State
-from momservice.policy.values import Datum, List, PolicyError, Thing, cost, inward, outward, short, shown
+from momservice.policy.values import LIST_DEPTH, NUMBERS, Datum, List, PolicyError, Record, Thing, cost, inward, outward, short, shown
 from momservice.snapshot import HOST, Snapshot, Value
 
 # The file name of generated code, by which its frames are known.
@@ -168,6 +169,12 @@ class Run(State):
         # What is left for what is paid in advance, and for what is counted while it happens.
         self.work = RUN_WORK - compiled.static_work - compiled.static_averages * self._average_steps
         self.counted = RUN_COUNTED
+        # The disks, by owner and name, that setters have been called of.
+        self._limited: set[tuple[str, str]] = set()
+        # The current limits of disks that have been read, by owner and name.
+        self._current: dict[tuple[str, str], list[Record]] = {}
+        # Values of columns that have been taken in, by the identity of what holds them.
+        self._opened: dict[int, Datum] = {}
         self._things: dict[int, Thing] = {}
         self._kept: dict[str, dict[str, Value]] = {}
         self._indices: dict[str, int] = {}
@@ -387,9 +394,14 @@ class Run(State):
         """A value of a column as one of the language. Raises PolicyError("value")."""
         if not isinstance(value, Raw):
             return value  # type: ignore[return-value]  # columns hold nothing else that isn't of the language
-        taken = inward(value.value, HOST if index == HOST_INDEX else self.table.keys[index])
-        self.charge(cost(taken))
-        return taken
+        taken = self._opened.get(id(value), UNOPENED)
+        if taken is UNOPENED:
+            taken = inward(value.value, HOST if index == HOST_INDEX else self.table.keys[index])
+            if index != HOST_INDEX:
+                # The column keeps what holds it for as long as the run lasts.
+                self._opened[id(value)] = taken
+        self.charge(taken.weight if type(taken) is List else cost(taken))
+        return taken  # type: ignore[no-any-return]  # what has been opened
 
     # --- controls and variables ------------------------------------------------------------------------------------------------------
 
@@ -404,6 +416,43 @@ class Run(State):
         """Takes a control of the entity `key`."""
         table = self.controls.setdefault((name, item), {})
         self.write(table, self._index(key), (value, self._site))
+        if item:
+            self._limited.add((key, item))
+            for limits in self._current.get((key, item), ()):
+                if limits.figures is limits.source:
+                    limits.figures = dict(limits.source)
+                self.write(limits.figures, name, limits.source.get(name) if value is None else value)  # type: ignore[arg-type]  # ours
+
+    def limit(self, disk: Record, figure: str, value: Datum, site: int) -> None:
+        """Calls a setter of a disk."""
+        self._site = (self._compiled.sites[site][0], tuple(self.calls)) if self.calls else site
+        self.want(disk.owner, figure, disk.item, self.sendable(value), _NOWHERE)
+
+    def part(self, disk: Datum, name: str) -> Datum:
+        """The limits of a disk by their name, with their figures at hand."""
+        limits = disk.source.get(name) if type(disk) is Record and disk.role == "item" else None
+        if type(disk) is not Record or type(limits) is not dict or disk.depth >= LIST_DEPTH - 1:
+            return member(self, disk, name)
+        self.steps -= len(limits)
+        self.counted -= len(limits)
+        if self.steps < 0 or self.counted < 0:
+            raise Abandoned("limit")
+        found = Record(limits, disk.owner, disk.item, name, disk.depth + 1, limits)
+        if name == "current":
+            self._follow(found)
+        return found
+
+    def _follow(self, limits: Record) -> None:
+        """From now on the current figures of a disk become what setters set."""
+        key = (limits.owner, limits.item)
+        if key in self._limited:
+            wanted = {name: self.wanted(limits.owner, name, limits.item) for name in TUNE_FIGURES}
+            limits.figures = {**limits.source, **{name: value for name, value in wanted.items() if value is not None}}
+        known = self._current.get(key)
+        if known is None:
+            self._current[key] = [limits]
+        else:
+            known.append(limits)
 
     def wanted(self, key: str, name: str, item: str = "") -> Value:
         """The control that has been taken, None if none has."""
@@ -420,6 +469,8 @@ class Run(State):
 
     def sendable(self, value: Datum) -> Value:
         """The value of a control. Raises PolicyError("type")."""
+        if type(value) in NUMBERS:
+            return value  # type: ignore[return-value]  # a number
         self.charge(cost(value))
         return outward(value)
 
@@ -556,3 +607,4 @@ class Run(State):
 
 
 _NOWHERE: Final = Place("", 0, 0)
+UNOPENED: Any = object()

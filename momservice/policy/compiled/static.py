@@ -35,6 +35,7 @@ from momservice.policy.compiled.facts import (
     join,
 )
 from momservice.policy.compiled.tree import GLOBALS, RUN
+from momservice.policy.forms import TUNE_FIGURES, TUNE_PARTS
 from momservice.policy.reader import Group, Node
 
 # Inlining may multiply the code: beyond so many values in a form it isn't worth it.
@@ -153,6 +154,8 @@ class StaticEmitter(Emitter):
         self._host: dict[str, str] = {}
         self._controls: dict[str, str] = {}
         self._values = 0
+        # Limits of disks that have been read, by variable and name, as long as nothing may have set them.
+        self._figures: dict[tuple[str, str], Val] = {}
 
     # --- the function ------------------------------------------------------------------------------------------------------------------
 
@@ -458,6 +461,7 @@ class StaticEmitter(Emitter):
                 self._facts[slot.var] = Fact(ALWAYS)
         self.block.append(tree.do(tree.run("take_back")))
         self.lends = self.writes = True
+        self.forget_figures()
         if reach.controls:
             self.indirect.add(None)
         return result
@@ -495,7 +499,38 @@ class StaticEmitter(Emitter):
             found = self.field(value.ref, name)
             if found is not None:
                 return found
+        if name in TUNE_PARTS:
+            return self.kept(Val(self.risky(self.tree.run("part", self.datum(value), self.tree.constant(name)))))
+        if name in TUNE_FIGURES:
+            return self._figure(self.kept(value), name)
         return Val(self.risky(self.tree.call("member", self.tree.name(RUN), self.datum(value), self.tree.constant(name))))
+
+    def _figure(self, limits: Val, name: str) -> Val:
+        """A limit of a disk: mostly an integer that is at hand."""
+        known = self._figures.get((limits.var, name))
+        if known is not None and limits.var:
+            return known
+        tree, key, found = self.tree, self.tree.constant(name), self.fresh("t")
+        at_hand = tree.get_of(tree.attribute(limits.expr, "figures"), key)
+        self.block.append(tree.assign(found, tree.choose(tree.is_type(limits.expr, "Record"), at_hand, tree.constant(None))))
+        value = tree.name(found)
+        good = tree.all([tree.is_type(value, "int"), tree.between(tree.name("LOW"), value, tree.name("HIGH"))])
+        asked = tree.assign(found, self.risky(tree.call("member", tree.name(RUN), limits.expr, key)))
+        self.block.append(tree.if_(tree.negate(good), [asked], []))
+        read = self._figures[limits.var, name] = Val(value, stable=True, var=found)
+        return read
+
+    def forget_figures(self) -> None:
+        """From here on, limits of disks may be others."""
+        self._figures = {}
+
+    def branch(self, node: Node, want: Want) -> tuple[list[ast.stmt], Val]:
+        """The code of a value in a block of its own: what it reads isn't at hand outside of it."""
+        before = self._figures
+        self._figures = mine = dict(before)
+        result = super().branch(node, want)
+        self._figures = before if self._figures is mine else {}
+        return result
 
     def field(self, ref: Ref, name: str) -> Val | None:
         """The newest value of a field of an entity; None for a name that is none of its fields."""
