@@ -16,8 +16,8 @@ from typing import Final, NamedTuple, overload
 
 from momservice.snapshot import EMPTY, Entity, Sample, Value
 
-# Integers beyond it are left to the evaluator's own checks.
-_WIDE: Final = 1 << 64
+# Integers beyond it are no values of the language.
+_WIDE: Final = 1 << 256
 _INT: Final = {int}
 _NOWHERE: Final[frozenset[int]] = frozenset()
 _PLAIN: Final = frozenset({type(None), bool, float})
@@ -27,7 +27,7 @@ NO_ROW: Final[Sample] = MappingProxyType({})
 
 @dataclass(frozen=True, slots=True)
 class Raw:
-    """In a column, a value that isn't nil, a boolean, a float or an integer of at most 64 bits."""
+    """In a column, a value that isn't nil, a boolean, a float or an integer of at most 256 bits."""
 
     value: Value
 
@@ -35,7 +35,7 @@ class Raw:
 class _Values(NamedTuple):
     """One field of all guests at one time. `column`: Raw for what isn't a plain number or nil.
 
-    `integers`: 0 for what isn't an integer of at most 64 bits; `odd`: where those are.
+    `integers`: 0 for what isn't an integer of at most 256 bits; `odd`: where those are.
     """
 
     column: Sequence[Value | Raw]
@@ -44,7 +44,7 @@ class _Values(NamedTuple):
 
 
 class Sums(NamedTuple):
-    """The sums of one field over the history, by guest; None where some sample has no plain integer. `samples`: how many are in the history."""
+    """The sums of one field over the history, by guest; None where some sample has no plain integer. `samples`: how many there are."""
 
     by_guest: Sequence[int | None]
     samples: int

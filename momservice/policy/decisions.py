@@ -101,9 +101,9 @@ class Decisions:
     `results`: value of each top-level form in order (nil for a failed one); entities and methods in it are given as `Opaque`.
     `controls`: by entity in the order of the snapshot, the host first, then by name and item.
     `variables`: all SetVar values after the run by entity key (kept ones included). `debug`: what `debug` forms gave, as text.
-    `ended`: the run's total step budget was spent; then `controls` is empty. `steps`: how many steps it took, or at most took where the
-    compiled form doesn't count them. `abandoned`: why the compiled form didn't decide: "" (it did), "limit" (it may have come to a limit), or
-    one line.
+    `ended`: the run's total step budget was spent; then `controls` is empty.
+    `steps`: how many steps it took, or at most took where the compiled form doesn't count them. `abandoned`: why the compiled form didn't
+    decide: "" (it did), "limit" (it may have come to a limit), or one line.
     """
 
     results: Sequence[object]

@@ -225,7 +225,7 @@ class Machine(State):
         """Calls as they are told."""
         return tuple(Call(function.name, self._code.place(self._code.starts[back - 1])) for back, function in calls[-CALLS:])
 
-    # --- what methods read and want ---------------------------------------------------------------------------------------------------------------
+    # --- what methods read and want ------------------------------------------------------------------------------------------------------
 
     def newest(self, thing: Thing, name: str) -> Value:
         """The newest value of a field."""

@@ -113,8 +113,8 @@ def _in_order(found: Sequence[Diagnostic]) -> list[Diagnostic]:
 def evaluate(program: Program, snapshot: Snapshot, *, trace: bool = False) -> Decisions:
     """Runs a program on a snapshot. Pure: the same program and snapshot give the same decisions. Raises nothing.
 
-    With `trace` each control carries the inputs read on the way to it; nothing else differs but `steps`. A parameter of the snapshot that the
-    program doesn't have, or has with another type, isn't bound: the program's default holds.
+    With `trace` each control carries the inputs read on the way to it; nothing else differs but `steps`. A parameter of the snapshot that
+    the program doesn't have, or has with another type, isn't bound: the program's default holds.
     """
     bound = _bound_parameters(program, snapshot)
     decisions, abandoned = _compiled(program, snapshot, bound)
@@ -134,7 +134,7 @@ def _compiled(program: Program, snapshot: Snapshot, parameters: Mapping[str, Val
         return Run(program.compiled, program.schema, snapshot, parameters).run(), ""
     except Abandoned as why:
         return None, str(why)
-    except Exception as error:  # noqa: BLE001  # whatever generated code does wrong, the other evaluator decides
+    except Exception as error:  # whatever generated code does wrong, the other evaluator decides
         return None, f"{type(error).__name__}: {error}"
 
 

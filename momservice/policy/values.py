@@ -57,7 +57,7 @@ class Record:
 
     __slots__ = ("depth", "figures", "item", "owner", "role", "source")
 
-    def __init__(  # noqa: PLR0913, PLR0917  # one for each slot
+    def __init__(  # one for each slot
         self, source: Mapping[str, Value], owner: str, item: str, role: str, depth: int, figures: Mapping[str, Value] = EMPTY
     ) -> None:
         self.source = source

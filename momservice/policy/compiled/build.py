@@ -68,11 +68,13 @@ def build(forms: Sequence[Source], schema: Schema, parameters: Mapping[str, Valu
         return _build(forms, schema, parameters, place)
     except (RecursionError, MemoryError):
         return "it nests too deep for Python's own compiler"
-    except Exception as error:  # noqa: BLE001  # a policy that can't be compiled still runs
+    except Exception as error:  # a policy that can't be compiled still runs
         return f"{type(error).__name__}: {error}"
 
 
-def _build(forms: Sequence[Source], schema: Schema, parameters: Mapping[str, Value], place: Callable[[int], Place]) -> CompiledProgram | str:
+def _build(
+    forms: Sequence[Source], schema: Schema, parameters: Mapping[str, Value], place: Callable[[int], Place]
+) -> CompiledProgram | str:
     names = _names(forms)
     if names is None:
         return f"it has more than {LARGEST} values"

@@ -59,7 +59,7 @@ class DynamicEmitter(Emitter):
 
     # --- variables -----------------------------------------------------------------------------------------------------------------------
 
-    def read(self, node: Node, path: Sequence[str]) -> Val:  # noqa: ARG002  # the place is set already
+    def read(self, node: Node, path: Sequence[str]) -> Val:  # the place is set already
         """A plain or dotted name."""
         base, *members = path
         tree = self.tree
@@ -73,11 +73,11 @@ class DynamicEmitter(Emitter):
             value = Val(tree.call("member", tree.name(RUN), value.expr, tree.constant(member)))
         return value
 
-    def define(self, node: Node, name: str, value: Val) -> Val:  # noqa: ARG002  # the place is set already
+    def define(self, node: Node, name: str, value: Val) -> Val:  # the place is set already
         """`defvar`."""
         return self._now(self.tree.run("define", self.tree.constant(name), value.expr))
 
-    def assign(self, node: Node, name: str, value: Val) -> None:  # noqa: ARG002  # the place is set already
+    def assign(self, node: Node, name: str, value: Val) -> None:  # the place is set already
         """`set`."""
         self.block.append(self.tree.do(self.tree.run("assign", self.tree.constant(name), value.expr)))
 
@@ -142,11 +142,14 @@ class DynamicEmitter(Emitter):
             return self._now(tree.run("method", *given))
         return self._now(tree.run("setting", *given, tree.constant(site)))
 
-    # --- nothing is known, so nothing is lost ----------------------------------------------------------------------------------------------
+    # --- nothing is known, so nothing is lost --------------------------------------------------------------------------------------------
 
     def save(self) -> dict[str, Fact]:
         """Nothing."""
         return {}
+
+    def refine(self, value: Val, types: int) -> None:
+        """Nothing."""
 
     def restore(self, saved: dict[str, Fact]) -> None:
         """Nothing."""

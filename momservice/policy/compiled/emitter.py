@@ -21,7 +21,7 @@ from momservice.policy.reader import Atom, Group, Node
 from momservice.policy.values import INTEGER_BITS
 
 # What generated code calls for the forms: by name of the form, the name in the namespace.
-OPERATIONS: Final = {name: f"o{number}" for number, name in enumerate((*BINARY, *VARIADIC))}
+OPERATIONS: Final = {name: f"op{number}" for number, name in enumerate((*BINARY, *VARIADIC))}
 _ARITHMETIC: Final[dict[str, ast.operator]] = {"+": ast.Add(), "-": ast.Sub(), "*": ast.Mult(), "/": ast.Div()}
 _ORDER: Final[dict[str, ast.cmpop]] = {"<": ast.Lt(), ">": ast.Gt(), "<=": ast.LtE(), ">=": ast.GtE()}
 _EQUAL: Final[dict[str, ast.cmpop]] = {"==": ast.Eq(), "!=": ast.NotEq()}
@@ -118,6 +118,7 @@ class Emitter(ABC):
     def join(self, saved: dict[str, Fact]) -> None:
         """Go on from where the present facts or the saved ones hold."""
 
+    @abstractmethod
     def refine(self, value: Val, types: int) -> None:
         """From here on a value is known to have one of these types, for otherwise there was an error."""
 
@@ -208,7 +209,7 @@ class Emitter(ABC):
             self.block.append(self.tree.assign(RESULT, shown))
         return self.constant(None)
 
-    # --- values ----------------------------------------------------------------------------------------------------------------------------
+    # --- values --------------------------------------------------------------------------------------------------------------------------
 
     def value(self, node: Node, want: Want = Want.VALUE) -> Val:
         """Generates the code of one value."""
@@ -307,7 +308,11 @@ class Emitter(ABC):
     def _let(self, node: Group, operands: Sequence[Node], want: Want) -> Val:
         self.steps += 2
         groups = operands[0].items if isinstance(operands[0], Group) else []
-        bindings = [(binding.items[0].name, binding.items[1]) for binding in groups if isinstance(binding, Group) and isinstance(binding.items[0], Atom)]
+        bindings = [
+            (binding.items[0].name, binding.items[1])
+            for binding in groups
+            if isinstance(binding, Group) and isinstance(binding.items[0], Atom)
+        ]
         self.steps += len(bindings)
         return self.deliver(self.scoped(node, bindings, lambda: self.block_of(operands[1:], Want.VALUE)), want)
 
@@ -328,7 +333,7 @@ class Emitter(ABC):
         "with": _with,
     }
 
-    # --- forms of one value ------------------------------------------------------------------------------------------------------------------
+    # --- forms of one value --------------------------------------------------------------------------------------------------------------
 
     def _def(self, node: Group, operands: Sequence[Node]) -> Val:
         self.steps += 1
@@ -393,9 +398,7 @@ class Emitter(ABC):
 
     def _repeatable(self, left: Val, right: Val) -> tuple[Val, Val]:
         """Both as names or constants, evaluated in their order."""
-        if not left.repeatable:
-            left = self.kept(left)
-        elif not left.stable and not right.repeatable:
+        if not left.repeatable or (not left.stable and not right.repeatable):
             left = self.kept(left)
         return left, right if right.repeatable else self.kept(right)
 

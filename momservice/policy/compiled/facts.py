@@ -17,8 +17,6 @@ SCALAR: Final = NIL | NUMBER
 ANY: Final = (1 << 8) - 1
 # Beside the types: a value of a column, which must be looked at before it is used as one of the language.
 RAW: Final = 1 << 8
-# Columns hold wider integers as RAW only.
-COLUMN_BITS: Final = 64
 
 # Whether a variable is defined at a point of the code.
 NEVER, MAYBE, ALWAYS = range(3)

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Final
 
 from momservice.policy.compiled.emitter import METHOD_WORK, RESULT, Want
-from momservice.policy.compiled.facts import ANY, GUESTS_REF, LIST, RECORD, SCALAR, STR, GuestLoop, Unresolved, Val
+from momservice.policy.compiled.facts import ANY, GUESTS_REF, LIST, SCALAR, STR, GuestLoop, Unresolved, Val
 from momservice.policy.compiled.static import Round, StaticEmitter
 from momservice.policy.reader import Atom, Group, Node
 
@@ -186,5 +186,3 @@ class LoopEmitter(StaticEmitter):
             return self.constant(None)
         made = Val(self.risky(tree.run("list_of", tree.name(values)), METHOD_WORK), LIST, 0)
         return self.deliver(replace(made, types=LIST & ANY), want)
-
-

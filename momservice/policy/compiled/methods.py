@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Static code of method calls: fields, averages and controls of known entities by known names directly, all else as the evaluator does it."""
+"""Static code of method calls: fields, averages and controls of known entities directly, all else as the evaluator does it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import ast
+from collections.abc import Sequence
 
 from momservice.policy.compiled.emitter import METHOD_WORK
 from momservice.policy.compiled.facts import FLOAT, GUESTS_REF, HOST_REF, SCALAR, GuestLoop, Ref, Val
@@ -26,7 +25,7 @@ class StaticCode(LoopEmitter):
         self.steps += len(path) + _CALL
         self.at(head)
         base = self.read(head, path)
-        if base.ref in (None, GUESTS_REF):
+        if base.ref in (None, GUESTS_REF) or method not in METHODS:
             base = self._receiver(self.kept(base), method)
         values = self.known_operands(operands)
         site = self.at(node)
@@ -100,5 +99,3 @@ class StaticCode(LoopEmitter):
         mean = tree.compute(total, ast.Div(), tree.name(ref.sums[name] + "n"))
         slow = self.risky(tree.run("guest_mean", tree.name(ref.index), tree.constant(name)), METHOD_WORK)
         return Val(tree.choose(tree.compare(total, ast.Is(), tree.constant(None)), slow, mean), FLOAT, 0)
-
-

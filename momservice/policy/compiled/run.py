@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """A run of the compiled form: what generated code works on, and what it calls.
 
-Generated code counts no single steps: the compiler has proved a bound for each form and round, loops pay for all their rounds at once. Where
-a bound is passed the run is abandoned, and the tracing evaluator, which counts exactly, starts over. So does anything unforeseen.
+Generated code counts no single steps: the compiler has proved a bound for each form and round, loops pay for all their rounds at once.
+Where a bound is passed the run is abandoned, and the tracing evaluator, which counts exactly, starts over. So it does after anything
+unforeseen.
 """
 
 from __future__ import annotations
@@ -57,7 +58,9 @@ class Certain:
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """The top-level form number `index`. `static`: knows where its variables are, None if that can't be known; `dynamic`: finds out at run time.
+    """The top-level form number `index`.
+
+    `static`: knows where its variables are, None if that can't be known; `dynamic`: finds out at run time.
 
     `steps`: the most that the static one takes outside of guests' rounds, beside `averages` of histories; `work`: what it takes beyond its
     steps; `dynamic_steps`: the most steps of the dynamic one outside of calls and loops.
@@ -202,7 +205,7 @@ class Run(State):
             raise Abandoned("limit")
         try:
             return form.static(self, variable) if form.static is not None else self.dynamic()
-        except Exception as error:  # noqa: BLE001  # an error of the policy fails the form, any other one ends the run
+        except Exception as error:  # an error of the policy fails the form, any other one ends the run
             self._form_failed(error)
             return None
         finally:
@@ -252,7 +255,10 @@ class Run(State):
             raise Abandoned("limit")
 
     def begin_rounds(self, steps: int, averages: int, work: int) -> int:
-        """Pays for all rounds of an outermost guest loop at once, by the most that one takes; gives what is left for each. Raises Abandoned."""
+        """Pays for all rounds of an outermost guest loop at once, by the most that one takes; gives what is left for each.
+
+        Raises Abandoned.
+        """
         steps += averages * self._average_steps
         self.pay((steps + work) * self.count)
         if self.dropped:
@@ -412,7 +418,7 @@ class Run(State):
             self._indices = {known: index for index, known in enumerate(self.table.keys)}
         return self._indices[key]
 
-    def want(self, key: str, name: str, item: str, value: Value, place: Place) -> None:  # noqa: ARG002  # the site tells the place
+    def want(self, key: str, name: str, item: str, value: Value, place: Place) -> None:  # the site tells the place
         """Takes a control of the entity `key`."""
         table = self.controls.setdefault((name, item), {})
         self.write(table, self._index(key), (value, self._site))

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Code for forms of which all is known before the run: calls are inlined, and each variable of each scope is a variable of the code.
 
-Scope is dynamic, but where calls are inlined the scopes that are open at a point are known. Whether a variable is defined may depend on the
-run: then it holds ABSENT until it is. Changes of global variables are local until the form's end, so a form that fails has changed nothing; a
-guest's round keeps what it may change outside of itself and puts it back.
+Scope is dynamic, but where calls are inlined the scopes that are open at a point are known. Whether a variable is defined may depend on
+the run: then it holds ABSENT until it is. Changes of global variables are local until the form's end, so a form that fails has changed
+nothing; a guest's round keeps what it may change outside of itself and puts it back. Functions that can't be known before the run are
+called as they are found, with the variables that they may see lent to them.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ from momservice.policy.compiled.emitter import Emitter, Sites, Want
 from momservice.policy.compiled.facts import (
     ALWAYS,
     ANY,
-    COLUMN_BITS,
     GUESTS_REF,
     HOST_REF,
     LIST,
@@ -241,6 +241,7 @@ class StaticEmitter(Emitter):
 
     def refine(self, value: Val, types: int) -> None:
         """From here on a value is known to have one of these types."""
+        # A RAW one that turns out to be a number is as it was in its column: Raw holds none.
         if value.stable and value.var in self.starts:
             self._facts[value.var] = Fact(ALWAYS, value.types & types, value.bits)
 
@@ -297,7 +298,7 @@ class StaticEmitter(Emitter):
                 break
         return found
 
-    # --- variables -------------------------------------------------------------------------------------------------------------------------
+    # --- variables -----------------------------------------------------------------------------------------------------------------------
 
     def variable(self, name: str) -> Val:
         """The value of a variable."""
@@ -334,7 +335,7 @@ class StaticEmitter(Emitter):
             expr = found.expr if certain else tree.choose(tree.is_(tree.name(slot.var), "ABSENT"), expr, found.expr)
         return Val(expr, types or ANY, bits)
 
-    def define(self, node: Node, name: str, value: Val) -> Val:  # noqa: ARG002  # the place is set already
+    def define(self, node: Node, name: str, value: Val) -> Val:  # the place is set already
         """`defvar`."""
         depth = len(self._scopes) - 1
         slot = self._slot(depth, name)
@@ -357,12 +358,10 @@ class StaticEmitter(Emitter):
             self._facts[slot.var] = Fact(ALWAYS, value.types, value.bits)
             return
         kept = self.kept(value)
-        self.block.append(
-            self.tree.if_(self.tree.is_(self.tree.name(slot.var), "ABSENT"), [self.tree.assign(slot.var, kept.expr)], [])
-        )
+        self.block.append(self.tree.if_(self.tree.is_(self.tree.name(slot.var), "ABSENT"), [self.tree.assign(slot.var, kept.expr)], []))
         self._facts[slot.var] = Fact(ALWAYS, fact.types | value.types, max(fact.bits, value.bits))
 
-    def assign(self, node: Node, name: str, value: Val) -> None:  # noqa: ARG002  # the place is set already
+    def assign(self, node: Node, name: str, value: Val) -> None:  # the place is set already
         """`set`."""
         slots = self._seen(name)
         if slots:
@@ -403,9 +402,9 @@ class StaticEmitter(Emitter):
         self.close()
         return result
 
-    # --- functions -------------------------------------------------------------------------------------------------------------------------
+    # --- functions -----------------------------------------------------------------------------------------------------------------------
 
-    def function(self, node: Group, name: str, parameters: Sequence[str], body: Node) -> Val:  # noqa: ARG002  # both are in what is made
+    def function(self, node: Group, name: str, parameters: Sequence[str], body: Node) -> Val:  # both are in what is made
         """`def` inside of something else."""
         place = self._made.get(self.base + node.start)
         if place is None:
@@ -485,7 +484,7 @@ class StaticEmitter(Emitter):
         of_run = self.tree.attribute(self.tree.name(RUN), "host" if ref == HOST_REF else "guest_list")
         return Val(of_run, THING if ref == HOST_REF else LIST, 0, ref=ref)
 
-    def read(self, node: Node, path: Sequence[str]) -> Val:  # noqa: ARG002  # the place is set already
+    def read(self, node: Node, path: Sequence[str]) -> Val:  # the place is set already
         """A plain or dotted name."""
         base, *members = path
         refs: dict[str, Ref] = {"Host": HOST_REF, "Guests": GUESTS_REF}
@@ -545,7 +544,7 @@ class StaticEmitter(Emitter):
         fields = ref.fields if isinstance(ref, GuestLoop) else self._host
         if name not in fields:
             var = fields[name] = self.fresh("f")
-            self.starts[var] = Fact(ALWAYS, ANY | RAW, COLUMN_BITS)
+            self.starts[var] = Fact(ALWAYS, ANY | RAW)
             self._indices[var] = self.tree.name(ref.index) if isinstance(ref, GuestLoop) else self.tree.constant(-1)
         return fields[name]
 

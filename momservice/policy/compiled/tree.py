@@ -164,7 +164,9 @@ class Tree:
 
     def define(self, name: str, parameters: Sequence[str], body: list[ast.stmt]) -> ast.stmt:
         """A function."""
-        arguments = ast.arguments([], [ast.arg(p, lineno=1, col_offset=0, end_lineno=1, end_col_offset=0) for p in parameters], None, [], [], None, [])
+        arguments = ast.arguments(
+            [], [ast.arg(p, lineno=1, col_offset=0, end_lineno=1, end_col_offset=0) for p in parameters], None, [], [], None, []
+        )
         return self._at(ast.FunctionDef(name, arguments, body, [], None))
 
     def placeholder(self) -> ast.If:
