@@ -65,6 +65,8 @@ def test_an_installation_has_everything_at_its_place(tmp_path: Path) -> None:
         "usr/lib/tmpfiles.d/mom.conf",
         "usr/share/mom/policy.d/20_balloon.policy",
         "usr/share/man/man5/momd.conf.5",
+        "usr/share/man/man5/mom-policy.5",
+        "usr/share/man/man5/mom-policy-test.5",
         "usr/share/man/man7/mom-fields.7",
         "usr/share/man/man8/momservice.8",
         "usr/share/man/man1/momctl.1",
