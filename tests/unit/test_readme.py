@@ -36,8 +36,8 @@ def test_the_policies_of_the_readme_are_well(tmp_path: Path) -> None:
     assert policies
     for policy in policies:
         (tmp_path / "my.policy").write_text(policy)
-        check = [ROOT / "lab/bin/momctl", "policy", "check", "--warnings-are-errors", tmp_path / "my.policy"]
-        assert subprocess.run(check, capture_output=True, text=True, check=False).returncode == 0
+        check = ["lab/bin/momctl", "policy", "check", "--warnings-are-errors", str(tmp_path / "my.policy")]
+        assert subprocess.run(check, cwd=ROOT, capture_output=True, text=True, check=False).returncode == 0
 
 
 @pytest.mark.parametrize("path", re.findall(r"\]\((?!http)([^)]+)\)", README))
