@@ -7,7 +7,7 @@ pages derive from the same tables.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -67,11 +67,12 @@ class Schema:
     guest: Names = NO_NAMES
 
 
-HOST_PROPERTIES = frozenset({"interval"})
-GUEST_PROPERTIES = frozenset({"name", "uuid"})
+# Name and meaning.
+HOST_PROPERTIES: Mapping[str, str] = {"interval": "how often the policy runs, in seconds"}
+GUEST_PROPERTIES: Mapping[str, str] = {"name": "the domain's name", "uuid": "the domain's UUID, in lower case"}
 
 
-def names(declared: Iterable[Field], known: Iterable[Field], controls: Iterable[Control], properties: frozenset[str]) -> Names:
+def names(declared: Iterable[Field], known: Iterable[Field], controls: Iterable[Control], properties: Iterable[str]) -> Names:
     """The names in the tables of one kind of entity."""
     here = frozenset(f.name for f in declared)
-    return Names(here, here | {f.name for f in known}, frozenset(c.name for c in controls), properties)
+    return Names(here, here | {f.name for f in known}, frozenset(c.name for c in controls), frozenset(properties))

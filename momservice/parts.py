@@ -22,7 +22,10 @@ from momservice.fields import GUEST_PROPERTIES, HOST_PROPERTIES, Control, Field,
 # The KSM controller compares what it wants with what there is.
 SAFETY = ("HostKSM",)
 CONTROLLERS: Mapping[str, type[Ksm] | type[Balloon]] = {part.NAME: part for part in (Balloon, Ksm)}
-CONTROLS: Sequence[Control] = [*chain.from_iterable(part.CONTROLS for part in CONTROLLERS.values()), *planned.CONTROLS]
+CONTROLS: Sequence[Control] = [
+    *chain.from_iterable(part.CONTROLS for part in CONTROLLERS.values()),
+    *chain.from_iterable(planned.CONTROLLERS.values()),
+]
 
 
 class HasFields(Protocol):

@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from momservice.fields import Control
 
-CONTROLLERS: Final = frozenset({"CpuTune", "IoTune"})
-CONTROLS: Final[Sequence[Control]] = (
+_CPU_TUNE = (
     Control("vcpu_quota", "guest", "us", 1000, 17592186044415, "CPU time of a virtual CPU a period, -1 for no limit", frozenset({-1})),
     Control("vcpu_period", "guest", "us", 1000, 1000000, "the period"),
 )
+
+# IoTune's controls are the setters of the disks in io_tune.
+CONTROLLERS: Final[Mapping[str, Sequence[Control]]] = {"CpuTune": _CPU_TUNE, "IoTune": ()}

@@ -29,9 +29,10 @@ class Form:
         """What is wrong with this number of arguments; "" if nothing is."""
         if count >= self.least and (self.most is None or count <= self.most):
             return ""
-        return f"'{self.name}' takes {self._arity()}, not {count}"
+        return f"'{self.name}' takes {self.arity()}, not {count}"
 
-    def _arity(self) -> str:
+    def arity(self) -> str:
+        """How many arguments it takes, as text."""
         if self.most is None:
             return f"{self.least} or more arguments"
         if self.most != self.least:
@@ -153,7 +154,7 @@ _METHODS: Final = (
         "SetVar",
         2,
         2,
-        "name, value: keeps a variable of the entity for later runs, across restarts and for a guest as long as it exists; gives nil",
+        "name, value: keeps a variable of the entity for later runs, for a guest as long as it exists; gives nil",
         "(Host.SetVar 'rounds' 3) (Host.GetVar 'rounds')",
         3,
     ),
@@ -189,7 +190,14 @@ READING: Final = frozenset({"Prop", "Stat", "StatAvg", "GetVar", "GetControl"})
 # Members of the objects in a guest's io_tune list: known names at load.
 TUNE_FIGURES: Final = ("total_bytes_sec", "read_bytes_sec", "write_bytes_sec", "total_iops_sec", "read_iops_sec", "write_iops_sec")
 TUNE_PARTS: Final = ("guaranteed", "maximum", "current")
-TUNE_FIELDS: Final = frozenset({"name", "path", *TUNE_PARTS, *TUNE_FIGURES})
+TUNE_FIELD_DOCS: Final = {
+    "name": "the disk's name in the guest, such as vda",
+    "path": "the file or device behind it",
+    "guaranteed": "the limits that the disk is to have at least, by its settings",
+    "maximum": "the limits that the disk is to have at most, by its settings",
+    "current": "the limits in force; what the run has set counts at once",
+}
+TUNE_FIELDS: Final = frozenset({*TUNE_FIELD_DOCS, *TUNE_FIGURES})
 TUNE_FIGURE_OF: Final = {"set" + "".join(map(str.capitalize, figure.split("_"))): figure for figure in TUNE_FIGURES}
 TUNE_SETTERS: Final = {
     name: Form(

@@ -48,7 +48,7 @@ def check_with_small_budgets(policy: Policy, world: World, choices: Choices) -> 
         check(policy, world, choices)
 
 
-@pytest.mark.parametrize("batch", batches(3500, 70_000))
+@pytest.mark.parametrize("batch", batches(2500, 70_000))
 def test_generated_policies_are_decided_alike(batch: int) -> None:
     for_each(batch, check)
 
@@ -58,7 +58,7 @@ def test_policies_that_run_out_of_steps_are_decided_alike(batch: int) -> None:
     for_each(10_000 + batch, check_with_few_steps)
 
 
-@pytest.mark.parametrize("batch", batches(1000, 15_000))
+@pytest.mark.parametrize("batch", batches(500, 15_000))
 def test_policies_under_small_budgets_are_decided_alike(batch: int) -> None:
     for_each(20_000 + batch, check_with_small_budgets)
 

@@ -1,31 +1,80 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The man pages are made of the tables that the program uses, and groff takes them."""
+"""The pages of the manual are made of the tables that the program uses, groff takes them, and their examples run."""
 
 from __future__ import annotations
 
+import json
+import re
 import subprocess
+import sys
+from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 import pytest
 
-from momservice import config
-from momservice.collectors import registry
-from momservice.parts import CONTROLS
+from momservice import config, snapshot_file
+from momservice.cli import command
+from momservice.collectors import planned, registry
+from momservice.controllers import planned as planned_controllers
+from momservice.fields import Field
+from momservice.parts import CONTROLLERS, schema
+from momservice.policy import cases, expected, load
+from momservice.policy.diagnostics import CODES
+from momservice.policy.forms import FORMS, METHODS, TUNE_FIELDS, TUNE_SETTERS
+from momservice.policy.limits import LIMITS
 
 ROOT = Path(__file__).parent.parent.parent
+# The pages' generator is run by path and is no package.
+sys.path.insert(0, str(ROOT / "doc"))
+from cases import CASES, SNAPSHOT  # noqa: E402 - see above
+from language import EXAMPLE, LEXEMES, Lexeme, written  # noqa: E402 - see above
+
+PAGES = ("momd.conf.5", "mom-policy.5", "mom-policy-test.5", "mom-fields.7", "momservice.8", "momctl.1")
+ON_FORGES = ("mom-policy.5", "mom-policy-test.5", "mom-fields.7")
 
 
-def page(name: str) -> str:
-    done = subprocess.run(["/usr/bin/python3", ROOT / "doc/pages.py", name], capture_output=True, text=True, check=True)
+@cache
+def page(name: str, *options: str) -> str:
+    done = subprocess.run(["/usr/bin/python3", ROOT / "doc/pages.py", *options, name], capture_output=True, text=True, check=True)
     return done.stdout
 
 
+@cache
 def shown(name: str) -> str:
-    """The page as a reader sees it; whatever groff complains of fails the test."""
-    command, environment = ["man", "--warnings", "-E", "UTF-8", "-l", "-"], {"MANWIDTH": "200", "PATH": "/usr/bin:/bin"}
+    """The page as a reader sees it, on one line; whatever groff complains of fails the test."""
+    command, environment = ["man", "--warnings", "-E", "UTF-8", "-l", "-"], {"MANWIDTH": "1000", "PATH": "/usr/bin:/bin"}
     done = subprocess.run(command, input=page(name), capture_output=True, text=True, check=False, env=environment)
     assert (done.returncode, done.stderr) == (0, "")
-    return done.stdout
+    return " ".join(done.stdout.split())
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_groff_finds_no_fault_with_a_page(name: str) -> None:
+    assert name.removesuffix(f".{name[-1]}").upper() in shown(name)
+    for number, line in enumerate(page(name).splitlines()):
+        assert not re.search(r"(?<!\\)`|^'", line), f"line {number}: {line}"
+
+
+def test_every_page_is_built_and_installed() -> None:
+    text = (ROOT / "doc/meson.build").read_text()
+    assert re.findall(r"'([a-z.-]+\.[1578])'", text) == list(PAGES)
+    done = subprocess.run(["/usr/bin/python3", ROOT / "doc/pages.py", "none"], capture_output=True, text=True, check=False)
+    assert ", ".join(f"'{name}'" for name in PAGES) in done.stderr
+
+
+@pytest.mark.parametrize("name", ON_FORGES)
+def test_the_pages_for_forges_are_as_the_tables_are(name: str) -> None:
+    file = ROOT / "doc" / f"{name[:-2]}.md"
+    assert file.read_text() == page(name, "--markdown"), f"run: doc/pages.py --markdown {name} > doc/{file.name}"
+
+
+def test_links_between_pages_for_forges_lead_to_files() -> None:
+    links = {link for name in ON_FORGES for link in re.findall(r"\]\(([^)]*)\)", page(name, "--markdown"))}
+    assert links == {f"{name[:-2]}.md" for name in ON_FORGES}
+
+
+# --- configuration and programs ----------------------------------------------------------------------------------------------------------
 
 
 def test_every_setting_is_on_its_page() -> None:
@@ -35,15 +84,96 @@ def test_every_setting_is_on_its_page() -> None:
         assert row.doc.split(":")[0] in text
 
 
-def test_every_field_and_control_is_on_its_page() -> None:
-    text = shown("mom-fields.7")
-    for table in [part.FIELDS for part in registry.HOST.values()] + [part.FIELDS for part in registry.GUEST.values()]:
-        for field in table:
-            assert field.name in text
-    for control in CONTROLS:
-        assert control.name in text
-
-
-@pytest.mark.parametrize(("name", "word"), [("momservice.8", "--check-config"), ("momctl.1", "policy check")])
+@pytest.mark.parametrize(("name", "word"), [("momservice.8", "--check-config"), ("momctl.1", "momctl policy check")])
 def test_the_pages_of_programs_show_their_options(name: str, word: str) -> None:
     assert word.upper() in shown(name).upper()
+
+
+# --- fields and controls -----------------------------------------------------------------------------------------------------------------
+
+
+def test_every_name_of_the_field_reference_is_on_the_page() -> None:
+    text = shown("mom-fields.7")
+    for kind in json.loads((ROOT / "tests/data/names.json").read_text()).values():
+        for name in (name for names in kind.values() for name in names):
+            assert re.search(rf"\b{name}\b", text), name
+    for name in [*TUNE_FIELDS, *TUNE_SETTERS]:
+        assert re.search(rf"\b{name}\b", text), name
+
+
+def parts_of_the_page() -> dict[str, str]:
+    """What the page says by collector or controller."""
+    parts = page("mom-fields.7", "--markdown").split("\n### ")[1:]
+    return {name: text for title, _, text in (part.partition("\n") for part in parts) for name in re.split(", | ", title)}
+
+
+def test_every_field_is_with_its_collector_and_every_control_with_its_range() -> None:
+    parts = parts_of_the_page()
+    tables: dict[str, Sequence[Field]] = {name: collector.FIELDS for name, collector in registry.HOST.items()}
+    tables |= {name: collector.FIELDS for name, collector in registry.GUEST.items()}
+    for name, table in (tables | dict(planned.PLANNED)).items():
+        for field in table:
+            assert f"* `{field.name} ({', '.join(filter(None, (field.type, field.unit)))})`" in parts[name]
+    controllers = {name: controller.CONTROLS for name, controller in CONTROLLERS.items()} | dict(planned_controllers.CONTROLLERS)
+    for name, controls in controllers.items():
+        for control in controls:
+            bounds = f"{control.minimum} to {control.maximum}"
+            assert re.search(rf"\* `{control.entity} {control.name} \([^)]*{bounds}\)`", parts[name]), control.name
+
+
+def test_what_is_not_built_yet_is_marked_and_nothing_else() -> None:
+    marked = re.findall(r"(\w+(?:, \w+)*) \(not built yet\)", shown("mom-fields.7"))
+    assert {name for names in marked for name in names.split(", ")} == {*planned.PLANNED, *planned_controllers.CONTROLLERS}
+
+
+# --- the language ------------------------------------------------------------------------------------------------------------------------
+
+
+def test_every_form_method_and_setter_is_in_the_reference_with_its_arguments_and_example() -> None:
+    text = shown("mom-policy.5")
+    for form in [*FORMS.values(), *METHODS.values()]:
+        arguments, _, does = form.doc.partition(": ")
+        title = ", ".join((form.name, *form.synonyms))
+        assert f" {title} ({form.arity()}) Arguments: {arguments}. {does[0].upper()}{does[1:]}. " in text
+        assert f" {form.example} gives {written(form.gives)} " in text
+    for setter in TUNE_SETTERS.values():
+        assert f" {setter.name} (1 argument) Arguments: limit. " in text
+
+
+def test_every_limit_and_code_is_in_the_reference() -> None:
+    text = shown("mom-policy.5")
+    for limit in LIMITS:
+        assert f" {limit.name}: {limit.value} {limit.unit} {limit.doc}" in text
+    for code in CODES.values():
+        assert re.search(rf" {code.name} \([a-z ]*\) {re.escape(code.meaning)} {re.escape(code.advice)} ", text), code.name
+
+
+@pytest.mark.parametrize("lexeme", LEXEMES, ids=lambda lexeme: lexeme.name)
+def test_the_examples_of_lexical_rules_are_right_and_wrong_as_they_say(lexeme: Lexeme) -> None:
+    def faults(text: str) -> list[str]:
+        return [found.message for found in load({"a": text}, schema(config.Config())).diagnostics if found.code == "parse"]
+
+    assert [text for text in lexeme.good if faults(text)] == []
+    assert [text for text in lexeme.bad if not faults(text)] == []
+
+
+def test_every_key_of_cases_and_snapshots_is_on_their_page() -> None:
+    text = shown("mom-policy-test.5")
+    tables = (cases.FILE, cases.CASE, cases.WORLD, expected.EXPECT, expected.VALUES)
+    for table in (*tables, snapshot_file.DOCUMENT, snapshot_file.ENTITY, snapshot_file.VALUES):
+        for key, meaning in table.items():
+            assert f" {key} {meaning} " in text
+    assert ", ".join(expected.FAILURE) in text
+
+
+def test_the_examples_of_the_pages_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    policy, world, file = tmp_path / "a.policy", tmp_path / "world.json", tmp_path / "cases.json"
+    for path, text in ((policy, EXAMPLE), (world, SNAPSHOT), (file, CASES)):
+        path.write_text(text)
+    assert command.main(["policy", "check", "--warnings-are-errors", str(policy)]) == 0
+    capsys.readouterr()
+    assert command.main(["policy", "eval", "--json", "--snapshot", str(world), str(policy)]) == 0
+    decisions = json.loads(capsys.readouterr().out)["decisions"]
+    assert [(control["control"], control["value"]) for control in decisions["controls"]] == [("ksm_run", 1)]
+    assert command.main(["policy", "test", str(file)]) == 0
+    assert capsys.readouterr().out == "2 passed, 0 failed\n"

@@ -31,6 +31,20 @@ def test_every_momctl_command_of_the_readme_is_known(command: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_the_policies_of_the_readme_are_well(tmp_path: Path) -> None:
+    policies = re.findall(r"^```lisp\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    assert policies
+    for policy in policies:
+        (tmp_path / "my.policy").write_text(policy)
+        check = ["lab/bin/momctl", "policy", "check", "--warnings-are-errors", str(tmp_path / "my.policy")]
+        assert subprocess.run(check, cwd=ROOT, capture_output=True, text=True, check=False).returncode == 0
+
+
+@pytest.mark.parametrize("path", re.findall(r"\]\((?!http)([^)]+)\)", README))
+def test_every_link_in_the_readme_leads_to_a_file(path: str) -> None:
+    assert (ROOT / path).is_file()
+
+
 def test_the_policies_that_are_shipped_pass_the_check_of_the_readme() -> None:
     command = next(re.finditer(r"\./dev exec (momctl policy check [^`]*)`", README))[1]
     done = subprocess.run(f"./dev exec {command}", shell=True, cwd=ROOT, capture_output=True, text=True, check=False)
