@@ -14,14 +14,12 @@ from typing import Any, Final, NamedTuple, NoReturn, TypeAlias
 
 from momservice.fields import Schema
 from momservice.policy.decisions import CALLS, Call, Decisions, Failure, Place, Read, Wanted
-from momservice.policy.state import CALL_DEPTH, FORM_STEPS, ROUND_STEPS, RUN_STEPS, State
+from momservice.policy.state import CALL_DEPTH, FORM_STEPS, READS, ROUND_STEPS, RUN_STEPS, State
 from momservice.policy.values import Datum, List, PolicyError, Thing, cost, shown
 from momservice.snapshot import Snapshot, Value
 
 HALT: Final = -1
 
-# How many inputs a control is explained by.
-READS: Final = 100
 # An operation gets its operand; it gives the address to go on at, or None for the next one.
 Operation: TypeAlias = "Callable[[Machine, Any], int | None]"
 
@@ -209,10 +207,11 @@ class Machine(State):
             self.undo(0)
             self.stack.clear()
             self.scopes.clear()
+            self.hidden_origins.clear()
             self.calls.clear()
             return HALT
         self.undo(failed.journal)
-        del self.stack[failed.stack :], self.scopes[failed.scopes :], self.calls[failed.calls :]
+        del self.stack[failed.stack :], self.scopes[failed.scopes :], self.calls[failed.calls :], self.hidden_origins[failed.scopes :]
         self._dropped.add(failed.guest.key)
         failed.loop.values.append(None)
         self._end_round(failed)

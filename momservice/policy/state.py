@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from itertools import islice
+from typing import Any, Final, TypeAlias
 
 from momservice.policy.decisions import Place, Read
 from momservice.policy.values import NUMBERS, WIDE, Datum, List, PolicyError, Thing, as_text, cost, inward, short
@@ -24,9 +25,15 @@ RUN_STEPS: Final = 3_000_000
 RUN_WORK: Final = 12_000_000
 RUN_COUNTED: Final = 1_500_000
 DEBUG_LINES: Final = 1000
+# How many inputs a control is explained by.
+READS: Final = 100
 ABSENT: Final = object()
 _JOURNAL: Final = 20_000
 _FLOATS: Final = {float}
+
+
+# Inputs by entity, kind and name.
+Reads: TypeAlias = dict[tuple[str, str, str], Read]
 
 
 class State(ABC):
@@ -43,7 +50,10 @@ class State(ABC):
         self.variable: dict[str, Any] = {name: inward(value) for name, value in parameters.items()}
         self.scopes: list[dict[str, Any]] = []
         self.functions: dict[str, Any] = {}
-        self.reads: dict[tuple[str, str, str], Read] | None = None
+        self.reads: Reads | None = None
+        # While tracing: the inputs that were read on the way to each variable's value, and those that the variables of scopes hide.
+        self._origins: dict[str, Reads] = {}
+        self.hidden_origins: list[dict[str, Reads]] = []
         self.debug: list[str] = []
         self.journal: list[tuple[dict[Any, Any], Any, Any]] = []
         self._journal_limit = _JOURNAL
@@ -145,6 +155,8 @@ class State(ABC):
         elif name in self.variable:
             return self._value(name)
         self.write(self.variable, name, value)
+        if self.reads is not None:
+            self._trace_to((name,), new=True)
         return value
 
     def _value(self, name: str) -> Datum:
@@ -155,12 +167,25 @@ class State(ABC):
         """The value of a variable. Raises PolicyError("name")."""
         if name not in self.variable:
             raise PolicyError("name", f"the variable '{short(name)}' is not defined here")
+        if self.reads is not None:
+            self.reads.update(self._origins.get(name, {}))
         return self._value(name)
 
     def assign(self, name: str, value: Datum) -> None:
         """Sets a variable in the nearest scope that has it. Raises PolicyError("name")."""
-        self.look_up(name)
+        if name not in self.variable:
+            self.look_up(name)
         self.write(self.variable, name, value)
+        if self.reads is not None:
+            self._trace_to((name,), new=False)
+
+    def _trace_to(self, names: Sequence[str], *, new: bool) -> None:
+        """What has been read so far led to the values of these variables; `new` ones hide others while the innermost scope is open."""
+        reads = dict(islice((self.reads or {}).items(), READS))
+        for name in names:
+            if new and self.hidden_origins:
+                self.hidden_origins[-1][name] = self._origins.get(name, {})
+            self.write(self._origins, name, reads)
 
     def open_scope(self, names: Sequence[str] = (), values: Sequence[Datum] = ()) -> None:
         """Begins a scope with some variables, each of another name."""
@@ -169,6 +194,9 @@ class State(ABC):
         for name, value in zip(names, values, strict=True):
             self.journal.append((variable, name, scope[name]))
             variable[name] = value
+        if self.reads is not None:
+            self.hidden_origins.append({})
+            self._trace_to(names, new=True)
 
     def close_scope(self) -> None:
         """Ends the innermost scope: what its variables hid is seen again."""
@@ -176,6 +204,9 @@ class State(ABC):
         for name, hidden in self.scopes.pop().items():
             self.journal.append((variable, name, variable[name]))
             _put(variable, name, hidden)
+        if self.reads is not None:
+            for name, origin in self.hidden_origins.pop().items():
+                self.write(self._origins, name, origin)
 
     def log(self, operands: Sequence[Datum]) -> None:
         """Keeps the values of a `debug` form as one line of text; the first thousand lines of a run."""

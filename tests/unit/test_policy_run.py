@@ -255,8 +255,8 @@ def test_tracing_changes_nothing_but_the_reads() -> None:
     assert plain == untraced
     assert [[(read.entity, read.kind, read.name, read.value) for read in wanted.reads] for wanted in traced.controls] == [
         [],
-        [("g0", "average", "mem", 1.0)],
-        [("g1", "average", "mem", 2.0)],
+        [("g0", "average", "mem", 1.0), ("host", "stat", "mem", 1)],
+        [("g1", "average", "mem", 2.0), ("host", "stat", "mem", 1)],
     ]
 
 
@@ -329,3 +329,31 @@ def test_of_a_long_chain_of_calls_the_innermost_are_told() -> None:
 def test_controls_come_in_the_order_of_the_snapshot_and_of_names() -> None:
     decisions = run("(with Guests g {(g.Control 'b' 1) (g.Control 'a' 1)}) (Host.Control 'c' 1)", 1, 2)
     assert [(w.entity, w.name) for w in decisions.controls] == [("host", "c"), ("g0", "a"), ("g0", "b"), ("g1", "a"), ("g1", "b")]
+
+
+def inputs(text: str, *mems: Value) -> list[list[tuple[str, str]]]:
+    """Of each control, the entity and name of the inputs that led to it."""
+    traced = evaluate(program(text), world(*mems), trace=True)
+    assert traced.failures == []
+    return [[(read.entity, read.name) for read in wanted.reads] for wanted in traced.controls]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("(defvar a Host.mem) (defvar b 1) (Host.Control 't' (+ a b))", [("host", "mem")]),
+        ("(defvar a Host.mem) (defvar b a) (Host.Control 't' b)", [("host", "mem")]),
+        ("(defvar a Host.mem) (let ((a 1)) (Host.Control 't' a))", []),
+        ("(defvar a Host.mem) (let ((a 1)) a) (Host.Control 't' a)", [("host", "mem")]),
+        ("(defvar a 1) (set a Host.mem) (Host.Control 't' a)", [("host", "mem")]),
+        ("(def f (x) (+ x 1)) (defvar a (f Host.mem)) (Host.Control 't' a)", [("host", "mem")]),
+    ],
+)
+def test_inputs_are_followed_through_variables(text: str, expected: list[tuple[str, str]]) -> None:
+    assert inputs(text) == [expected]
+
+
+def test_what_a_failed_round_set_explains_nothing() -> None:
+    text = "(defvar a 1) (with Guests g {(set a g.mem) (/ 1 (- g.mem 1))}) (Host.Control 't' a)"
+    traced = evaluate(program(text), world(1), trace=True)
+    assert [wanted.reads for wanted in traced.controls] == [()]
