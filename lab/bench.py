@@ -30,8 +30,10 @@ def load(name: str) -> tuple[str, Callable[[], Figures]]:
     if spec is None or spec.loader is None:
         raise LabError(f"bench: {name} can't be loaded")
     module: Any = importlib.util.module_from_spec(spec)
-    # Dataclasses and pickles look their module up by name.
+    # Dataclasses and pickles look their module up by name; benches may use each other's worlds.
     sys.modules[spec.name] = module
+    if str(FOLDER) not in sys.path:
+        sys.path.append(str(FOLDER))
     spec.loader.exec_module(module)
     return (module.__doc__ or name).strip().splitlines()[0], module.main
 

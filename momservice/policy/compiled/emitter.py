@@ -431,14 +431,12 @@ class Emitter(ABC):
 
     def _either(self, tests: Sequence[ast.expr], then: tuple[list[ast.stmt], Val], otherwise: Val, types: int) -> Val:
         block, value = then
+        test = self.tree.all(tests)
+        if not block:
+            return Val(self.tree.choose(test, value.expr, otherwise.expr), types)
         name = self.fresh("t")
-        if block:
-            self.block.append(
-                self.tree.if_(self.tree.all(tests), [*block, self.tree.assign(name, value.expr)], [self.tree.assign(name, otherwise.expr)])
-            )
-        else:
-            self.block.append(self.tree.assign(name, self.tree.choose(self.tree.all(tests), value.expr, otherwise.expr)))
-        return Val(self.tree.name(name), types, INTEGER_BITS, stable=True, var=name)
+        self.block.append(self.tree.if_(test, [*block, self.tree.assign(name, value.expr)], [self.tree.assign(name, otherwise.expr)]))
+        return Val(self.tree.name(name), types, stable=True, var=name)
 
     def _bounded(self, value: Val) -> Val:
         """A computed number, checked where it may be an integer that is too wide: the class before the range."""
