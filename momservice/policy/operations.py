@@ -10,12 +10,18 @@ from typing import Any, Final, TypeAlias
 from momservice.policy.values import NUMBERS, Datum, List, PolicyError, integer, kind_of, text, truth
 
 SHIFT: Final = 255
+# What is told of wrong types, by operation and types: thousands of guests may fail alike.
+_MISFITS: Final[dict[tuple[str, tuple[type, ...]], str]] = {}
 Binary: TypeAlias = Callable[[Datum, Datum], Datum]
 Variadic: TypeAlias = Callable[[Sequence[Datum]], Datum]
 
 
 def _misfit(name: str, *operands: Datum) -> PolicyError:
-    return PolicyError("type", f"'{name}' takes no {' and '.join(kind_of(value).split(' ')[-1] for value in operands)}")
+    kinds = tuple(map(type, operands))
+    told = _MISFITS.get((name, kinds))
+    if told is None:
+        told = _MISFITS[name, kinds] = f"'{name}' takes no {' and '.join(kind_of(value).split(' ')[-1] for value in operands)}"
+    return PolicyError("type", told)
 
 
 def _arithmetic(name: str, compute: Callable[[Any, Any], int | float]) -> Binary:
