@@ -5,23 +5,24 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any, Final, TypeAlias
 
-from momservice.policy.values import NUMBERS, Datum, List, PolicyError, integer, kind_of, text, truth
+from momservice.policy.values import NUMBERS, Datum, List, PolicyError, integer, kind_name, kind_of, text, truth
 
 SHIFT: Final = 255
-# What is told of wrong types, by operation and types: thousands of guests may fail alike.
-_MISFITS: Final[dict[tuple[str, tuple[type, ...]], str]] = {}
 Binary: TypeAlias = Callable[[Datum, Datum], Datum]
 Variadic: TypeAlias = Callable[[Sequence[Datum]], Datum]
 
 
 def _misfit(name: str, *operands: Datum) -> PolicyError:
-    kinds = tuple(map(type, operands))
-    told = _MISFITS.get((name, kinds))
-    if told is None:
-        told = _MISFITS[name, kinds] = f"'{name}' takes no {' and '.join(kind_of(value).split(' ')[-1] for value in operands)}"
-    return PolicyError("type", told)
+    return PolicyError("type", _misfit_told(name, tuple(map(type, operands))))
+
+
+@cache
+def _misfit_told(name: str, kinds: tuple[type, ...]) -> str:
+    """What is told of wrong types; once, for thousands of guests may fail alike, and there are few operations and types."""
+    return f"'{name}' takes no {' and '.join(kind_name(kind).split(' ')[-1] for kind in kinds)}"
 
 
 def _arithmetic(name: str, compute: Callable[[Any, Any], int | float]) -> Binary:

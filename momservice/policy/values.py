@@ -126,11 +126,23 @@ def short(name: str) -> str:
 
 def kind_of(value: Datum) -> str:
     """The name of a value's type, with its article, for messages."""
-    if type(value) is Thing:
-        return "an entity"
-    if type(value) is Record:
-        return "an object"
-    return {bool: "a boolean", int: "an integer", float: "a float", str: "a string", List: "a list"}.get(type(value), "nil")
+    return kind_name(type(value))
+
+
+def kind_name(kind: type) -> str:
+    """The name of a type, with its article."""
+    return _KIND_NAMES.get(kind, "nil")
+
+
+_KIND_NAMES: Final = {
+    bool: "a boolean",
+    int: "an integer",
+    float: "a float",
+    str: "a string",
+    List: "a list",
+    Thing: "an entity",
+    Record: "an object",
+}
 
 
 def truth(value: Datum) -> bool:
