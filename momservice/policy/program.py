@@ -12,7 +12,8 @@ from typing import Final
 
 from momservice.fields import Schema
 from momservice.policy.compiled.build import CompiledProgram, build
-from momservice.policy.compiled.run import Abandoned, Run
+from momservice.policy.compiled.run import Run
+from momservice.policy.compiled.shape import Abandoned
 from momservice.policy.compiler import Compiler
 from momservice.policy.decisions import Decisions, Diagnostic, Failure, Place
 from momservice.policy.diagnostics import FINDINGS

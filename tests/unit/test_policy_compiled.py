@@ -21,7 +21,8 @@ from momservice.policy import Decisions, Program, evaluate, load
 from momservice.policy.compiled import build
 from momservice.policy.compiled.build import CompiledProgram
 from momservice.policy.compiled.methods import StaticCode
-from momservice.policy.compiled.run import Form, Function, Run
+from momservice.policy.compiled.run import Run
+from momservice.policy.compiled.shape import Form, Function
 from momservice.policy.operations import BINARY, VARIADIC
 from momservice.policy.state import State
 from momservice.snapshot import HOST, Entity, Snapshot, Value

@@ -7,8 +7,9 @@ import ast
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from momservice.policy.compiled.emitter import Emitter, Sites, Want
+from momservice.policy.compiled.emitter import Sites, Want
 from momservice.policy.compiled.facts import ANY, LIST, STR, THING, Fact, Val
+from momservice.policy.compiled.operators import OperatorEmitter
 from momservice.policy.compiled.tree import GLOBALS, RUN
 from momservice.policy.forms import READING
 from momservice.policy.reader import Atom, Group, Node
@@ -26,7 +27,7 @@ class Made:
     steps: int
 
 
-class DynamicEmitter(Emitter):
+class DynamicEmitter(OperatorEmitter):
     """Generates one top-level form; bodies of functions and loops are functions of their own, in `functions`."""
 
     def __init__(self, sites: Sites, prefix: str) -> None:

@@ -11,7 +11,8 @@ from typing import Final
 
 from momservice.policy.compiled.emitter import METHOD_WORK, RESULT, Want
 from momservice.policy.compiled.facts import ANY, GUESTS_REF, LIST, SCALAR, STR, GuestLoop, Unresolved, Val
-from momservice.policy.compiled.static import Round, StaticEmitter
+from momservice.policy.compiled.static import StaticEmitter
+from momservice.policy.compiled.world import Round
 from momservice.policy.reader import Atom, Group, Node
 
 # CPython nests 20 loops and handlers.

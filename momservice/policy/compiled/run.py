@@ -8,13 +8,14 @@ unforeseen.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from types import CodeType, TracebackType
-from typing import Any, Final, NoReturn, Protocol, overload
+from collections.abc import Callable, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Final, NoReturn
 
 from momservice.columns import GuestTable, Raw, in_column
 from momservice.fields import Schema
+from momservice.policy.compiled.controls import Controls
+from momservice.policy.compiled.shape import GENERATED, HOST_INDEX, Abandoned, Certain, Compiled, Form, Function, Site
 from momservice.policy.decisions import CALLS, Call, Decisions, Failure, Place, Wanted
 from momservice.policy.forms import TUNE_FIGURES
 from momservice.policy.members import METHOD_CODE, SAMPLES_PER_STEP, member, no_data
@@ -22,125 +23,6 @@ from momservice.policy.operations import items_of
 from momservice.policy.state import CALL_DEPTH, FORM_STEPS, ROUND_STEPS, RUN_COUNTED, RUN_WORK, State
 from momservice.policy.values import LIST_DEPTH, NUMBERS, Datum, List, PolicyError, Record, Thing, cost, inward, outward, short, shown
 from momservice.snapshot import HOST, Snapshot, Value
-
-# The file name of generated code, by which its frames are known.
-GENERATED: Final = "<policy>"
-# A table of controls has the host's at this index, the guests' at theirs.
-HOST_INDEX: Final = -1
-
-# Where something happened: the offset in the text of all fragments, and of each call that led there the function and the offset.
-Site = tuple[int, Sequence[tuple[str, int]]]
-
-
-class Abandoned(Exception):
-    """The compiled form can't finish this run: it may come to a limit ("limit"), or something unforeseen happened (one line)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Function:
-    """A function of the policy for code that finds out at run time what it calls. `steps`: the most that its body takes by itself."""
-
-    name: str
-    parameters: tuple[str, ...]
-    body: Callable[[Run], Datum]
-    steps: int
-
-
-@dataclass(frozen=True, slots=True)
-class Certain:
-    """Top-level forms in a row that can't fail. `code` gives their values as they are shown."""
-
-    code: Callable[[Run, dict[str, Any]], Sequence[object]]
-    steps: int
-    averages: int = 0
-    work: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Form:
-    """The top-level form number `index`.
-
-    `static`: knows where its variables are, None if that can't be known; `dynamic`: finds out at run time.
-
-    `steps`: the most that the static one takes outside of guests' rounds, beside `averages` of histories; `work`: what it takes beyond its
-    steps; `dynamic_steps`: the most steps of the dynamic one outside of calls and loops.
-    """
-
-    index: int
-    static: Callable[[Run, dict[str, Any]], object] | None
-    dynamic: Callable[[Run], Datum]
-    steps: int
-    averages: int
-    work: int
-    dynamic_steps: int
-
-
-class Compiled(Protocol):
-    """What a run needs of a compiled program."""
-
-    @property
-    def parts(self) -> Sequence[Form | Certain]:
-        """The top-level forms in order."""
-
-    @property
-    def static_work(self) -> int:
-        """The steps and further work of all static forms together."""
-
-    @property
-    def static_averages(self) -> int:
-        """The averages that all static forms together take."""
-
-    @property
-    def sites(self) -> Sequence[Site]:
-        """What the line numbers of generated code stand for."""
-
-    @property
-    def whereabouts(self) -> dict[int | Site, tuple[Place, Sequence[Call]]]:
-        """Place and calls by site, as far as they have been asked for."""
-
-    @property
-    def lines(self) -> dict[tuple[CodeType, int], int]:
-        """Lines of generated code by instruction, as far as they have been asked for."""
-
-    def place(self, start: int) -> Place:
-        """The place of an offset."""
-
-
-class Controls(Sequence[Wanted]):
-    """The controls of a run; each is made into a `Wanted` when it is asked for."""
-
-    def __init__(self, make: Callable[[], Sequence[Wanted]]) -> None:
-        self._make: Callable[[], Sequence[Wanted]] | None = make
-        self._made: Sequence[Wanted] = ()
-
-    def _all(self) -> Sequence[Wanted]:
-        if self._make is not None:
-            self._made, self._make = self._make(), None
-        return self._made
-
-    @overload
-    def __getitem__(self, index: int) -> Wanted: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Wanted]: ...
-
-    def __getitem__(self, index: int | slice) -> Wanted | Sequence[Wanted]:
-        return self._all()[index]
-
-    def __iter__(self) -> Iterator[Wanted]:
-        return iter(self._all())
-
-    def __len__(self) -> int:
-        return len(self._all())
-
-    def __eq__(self, other: object) -> bool:
-        return list(self._all()) == list(other) if isinstance(other, Sequence) else NotImplemented
-
-    def __hash__(self) -> int:
-        return hash(tuple(self._all()))
-
-    def __repr__(self) -> str:
-        return repr(list(self._all()))
 
 
 class Run(State):
