@@ -10,11 +10,28 @@ from typing import Any, Final, TypeAlias
 from momservice.policy.decisions import Place, Read
 from momservice.policy.forms import METHODS, TUNE_FIELDS, TUNE_FIGURE_OF, TUNE_SETTERS
 from momservice.policy.state import State
-from momservice.policy.values import FREE, NUMBERS, WIDE, Datum, PolicyError, Record, Thing, cost, inward, kind_of, outward, plain, short
+from momservice.policy.values import (
+    FREE,
+    NUMBERS,
+    WIDE,
+    Datum,
+    List,
+    PolicyError,
+    Record,
+    Thing,
+    cost,
+    inward,
+    kind_of,
+    outward,
+    plain,
+    short,
+)
 from momservice.snapshot import Value
 
 # How many variables an entity may keep: they last from run to run.
 KEPT: Final = 1000
+# How much their texts and lists may be in all, in values and in 16 characters of text.
+KEPT_SIZE: Final = 8192
 Method: TypeAlias = "Callable[[State, Any, Sequence[Datum], Place], Datum]"
 
 
@@ -131,8 +148,20 @@ def _set_variable(machine: State, thing: Thing, operands: Sequence[Datum], _plac
     kept = machine.kept(thing)
     if name not in kept and len(kept) >= KEPT:
         raise PolicyError("limit", f"an entity keeps at most {KEPT} variables")
-    machine.write(kept, name, outward(operands[1]))
+    value = outward(operands[1])
+    if type(operands[1]) is str or type(operands[1]) is List:
+        # What comes from older runs has passed here too, so it isn't more.
+        size = sum(_size(one) for other, one in kept.items() if other != name and isinstance(one, str | list)) + _size(value)
+        machine.charge((len(kept) + size) // SAMPLES_PER_STEP)
+        if size > KEPT_SIZE:
+            raise PolicyError("limit", f"the texts and lists that an entity keeps are more than {KEPT_SIZE} values, or 16 characters each")
+    machine.write(kept, name, value)
     return None
+
+
+def _size(value: Value) -> int:
+    """The size of a kept value."""
+    return cost(inward(value))
 
 
 def _get_variable(machine: State, thing: Thing, operands: Sequence[Datum], _place: Place) -> Datum:

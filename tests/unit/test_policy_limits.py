@@ -12,7 +12,7 @@ import pytest
 from momservice.fields import Names, Schema
 from momservice.policy import Decisions, evaluate, load, machine
 from momservice.policy.compiled import run as compiled_run
-from momservice.policy.members import KEPT
+from momservice.policy.members import KEPT, KEPT_SIZE
 from momservice.policy.state import CALL_DEPTH, DEBUG_LINES, FORM_STEPS, ROUND_STEPS, RUN_COUNTED, RUN_STEPS, RUN_WORK
 from momservice.policy.values import LIST_DEPTH, LIST_VALUES, STRING_BYTES
 from momservice.snapshot import HOST, Entity, Snapshot, Value
@@ -291,3 +291,15 @@ def test_greed_takes_little_memory(kind: str) -> None:
         tracemalloc.stop()
     assert decisions.results
     assert peak < 40 * MIB
+
+
+@pytest.mark.parametrize("more", [0, 1])
+def test_kept_texts_are_bounded_together(more: int, trace: bool) -> None:
+    half = "x" * (KEPT_SIZE * 8)
+    last = "y" * 16 * (1 + more)
+    text = (
+        f"(Host.SetVar 'a' '{half}') (Host.SetVar 'b' '{half[16:]}') (Host.SetVar 'n' 1) (Host.SetVar 'c' '{last}') (Host.SetVar 'a' 's')"
+    )
+    decisions = run(text, trace)
+    assert told(decisions) == ([("limit", 3, None)] if more else [])
+    assert len(decisions.variables[HOST]) == 4 - more
