@@ -25,7 +25,7 @@ RUNS: Final = 3
 HISTORY: Final = 1000
 LOOPS: Final = 200
 # What takes less than this part of the dearest kind is measured once.
-CHEAP: Final = 0.7
+CHEAP: Final = 0.85
 # Fields of one kind of value each, so that policies can average one after the other.
 NUMBERED: Final[Mapping[str, Value]] = {
     **{f"{prefix}{number}": value for prefix, value in (("int", 7), ("float", 0.5), ("nil", None)) for number in range(12)},
