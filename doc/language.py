@@ -146,7 +146,7 @@ _REPORTED: Final = (
     "Each is reported with guest, policy, line, column and the calls that led there; `momctl status` is degraded until a run succeeds.",
 )
 _STEPS: Final = (
-    "Steps are counted, not timed, so a policy takes the same on every machine. A step is one operation; lists and long strings cost "
+    "Steps are counted, not timed, so a policy takes the same on every machine. A step is about one operation; lists and long strings cost "
     f"more, by size. Each top-level form may take {FORM_STEPS} and each round of an outermost loop over guests {ROUND_STEPS} of its own.",
 )
 _FINDINGS: Final = (

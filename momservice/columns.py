@@ -139,7 +139,8 @@ class GuestTable(Sequence[Entity]):
         """The table with one more sample per guest; of more than `length` the oldest is gone."""
         table = GuestTable(self.keys, self.properties, [*self.rows[-length + 1 :], row] if length > 1 else [row], self.variables)
         # Of tables that no policy saw, for samples come more often than runs, the heirs inherit from the one before.
-        for name, averaged in (self._averaged or self._inherited).items():
+        # (A copy: a trial of another policy may be asking this table in its own thread.)
+        for name, averaged in list((self._averaged or self._inherited).items()):
             table._inherited[name] = averaged.after(table._read(name), length)
         return table
 
@@ -157,7 +158,8 @@ class GuestTable(Sequence[Entity]):
         values = self._values.get(name)
         if values is None:
             newest = self.rows[-1] if self.rows else [NO_ROW] * len(self.keys)
-            values = self._values[name] = _values([row.get(name) for row in newest])
+            # Whichever thread is first: all get the same.
+            values = self._values.setdefault(name, _values([row.get(name) for row in newest]))
         return values
 
     def sums(self, name: str) -> Sums:

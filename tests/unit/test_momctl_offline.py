@@ -148,7 +148,7 @@ def test_eval_explains(tmp_path: Path, snapshot: Path, momctl: Any) -> None:
 def test_explaining_changes_no_decision(snapshot: Path, momctl: Any) -> None:
     def decisions(*more: str) -> Any:
         decided = json.loads(momctl("policy", "eval", "--json", *more, "--snapshot", snapshot, OURS).out)["decisions"]
-        return decided | {"controls": [control | {"reads": None} for control in decided["controls"]]}
+        return decided | {"steps": None, "controls": [control | {"reads": None} for control in decided["controls"]]}
 
     assert decisions("--explain") == decisions()
 

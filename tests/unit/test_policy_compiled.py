@@ -333,3 +333,41 @@ def test_a_run_that_fails_in_itself_is_started_over(
     decisions = evaluate(loaded, WORLD)
     assert decisions.abandoned == (why if method != "run" else f"{type(error).__name__}: {error}")
     decided_elsewhere(SIMPLE, decisions.abandoned)
+
+
+@pytest.mark.parametrize("definition", ["(let ((q 1)) (def f (x) x))", "(if 1 (def f (x) x) 0)", "{(def f (x) x)}"])
+def test_a_failing_form_undoes_no_form_before_it(definition: str) -> None:
+    loaded = load({"a": f"{definition}\n(/ 1 (abs 0))\n(f 3)"}, Schema())
+    assert loaded.program is not None, loaded.diagnostics
+    for trace in (False, True):
+        decisions = evaluate(loaded.program, Snapshot(), trace=trace)
+        assert (decisions.results[1:], [failure.code for failure in decisions.failures]) == ([None, 3], ["zero-division"])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "(def f (x) {" + "(+ x 1)" * 900 + "})" + "(f 1)\n" * 2500,
+        "(if 1 (def f () 1) 0)" * 2
+        + "".join(f"(defvar v{n} 1)" for n in range(700))
+        + "(def f () {"
+        + "".join(f"v{n} " for n in range(700))
+        + "})"
+        + "(let ((a 1)) (f))\n" * 1500,
+    ],
+    ids=["inlined", "lent"],
+)
+def test_what_is_generated_is_bounded_however_often_it_is_called(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    emitted = 0
+    value = StaticCode.value
+
+    def counting(*operands: Any) -> Any:
+        nonlocal emitted
+        emitted += 1
+        return value(*operands)
+
+    monkeypatch.setattr(StaticCode, "value", counting)
+    loaded = load({"a": text}, Schema())
+    assert loaded.program is not None, loaded.diagnostics[:1]
+    assert emitted <= 2 * build.GENERATED_VALUES
+    assert evaluate(loaded.program, Snapshot()).failures == evaluate(loaded.program, Snapshot(), trace=True).failures

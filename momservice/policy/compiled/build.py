@@ -18,7 +18,7 @@ from momservice.policy.compiled.facts import ALWAYS, ANY, FLOAT, INT, MAYBE, STR
 from momservice.policy.compiled.methods import StaticCode
 from momservice.policy.compiled.shape import GENERATED, Certain, Form, Function, Site
 from momservice.policy.compiled.tree import GLOBALS, RUN, Tree
-from momservice.policy.compiled.world import Definition, World
+from momservice.policy.compiled.world import Budget, Definition, World
 from momservice.policy.decisions import Call, Place
 from momservice.policy.members import member, receiver
 from momservice.policy.names import form_name
@@ -30,6 +30,8 @@ from momservice.snapshot import Value
 
 # Larger programs are left to the tracing evaluator: to make code of them takes longer than it saves.
 LARGEST: Final = 20_000
+# What inlining may make of them.
+GENERATED_VALUES: Final = 40_000
 # How many forms that can't fail are put together.
 _TOGETHER: Final = 50
 _BUILTINS: Final = ("type", "int", "float", "abs", "len", "range", "zip", "Exception")
@@ -78,7 +80,9 @@ def _build(
     names = _names(forms)
     if names is None:
         return f"it has more than {LARGEST} values"
-    world = World(schema, _definitions(forms, names.bodies), names.assigned, names.controls_are_read, names.bodies)
+    world = World(
+        schema, _definitions(forms, names.bodies), names.assigned, names.controls_are_read, names.bodies, Budget(GENERATED_VALUES)
+    )
     builder = _Builder(world, names, {name: Fact(MAYBE, _types(default)) for name, default in parameters.items()})
     parts = builder.parts(forms)
     work = sum(part.steps + part.work for part in parts)
@@ -152,6 +156,8 @@ class _Builder:
         self._known = known
         self._namespace = _namespace()
         self._tree = Tree()
+        # Whether nothing has been learned since all was forgotten.
+        self._forgotten = False
 
     def parts(self, forms: Sequence[Source]) -> list[Form | Certain]:
         """The code of all forms in order; those in a row that can't fail are one function."""
@@ -208,6 +214,7 @@ class _Builder:
         except Unresolved:
             self._forget()
             return None
+        self._forgotten = False
         certain = not (emitter.fails or emitter.guarded)
         for name, fact in emitter.facts_after().items():
             before = self._known.get(name, UNDEFINED)
@@ -226,6 +233,9 @@ class _Builder:
 
     def _forget(self) -> None:
         """After a form of which nothing is known, any global variable may be anything; what was defined still is."""
+        if self._forgotten:
+            return
+        self._forgotten = True
         for name in self._names.defvars | self._known.keys():
             state = self._known.get(name, UNDEFINED).state
             self._known[name] = Fact(ALWAYS if state == ALWAYS else MAYBE)

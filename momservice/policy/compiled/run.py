@@ -59,7 +59,7 @@ class Run(State):
         # The current limits of disks that have been read, by owner and name.
         self._current: dict[tuple[str, str], list[Record]] = {}
         # Values of columns that have been taken in, by the identity of what holds them.
-        self._opened: dict[int, Datum] = {}
+        self._opened: dict[int, tuple[Raw, Datum]] = {}
         self._things: dict[int, Thing] = {}
         self._kept: dict[str, dict[str, Value]] = {}
         self._indices: dict[str, int] = {}
@@ -74,6 +74,9 @@ class Run(State):
         for part in self._compiled.parts:
             if type(part) is Certain:
                 results.extend(part.code(self, variable))
+                # They can't fail, but a later form can, and must not undo them.
+                if self.journal:
+                    self.end_journal()
             else:
                 results.append(self._form(part, variable))  # type: ignore[arg-type]  # there is nothing else
         if self.work < 0:
@@ -282,14 +285,13 @@ class Run(State):
         """A value of a column as one of the language. Raises PolicyError("value")."""
         if not isinstance(value, Raw):
             return value  # type: ignore[return-value]  # columns hold nothing else that isn't of the language
-        taken = self._opened.get(id(value), UNOPENED)
-        if taken is UNOPENED:
-            taken = inward(value.value, HOST if index == HOST_INDEX else self.table.keys[index])
-            if index != HOST_INDEX:
-                # The column keeps what holds it for as long as the run lasts.
-                self._opened[id(value)] = taken
+        opened = self._opened.get(id(value))
+        if opened is None:
+            # With what holds it, so that nothing else can get its identity while the run lasts.
+            opened = self._opened[id(value)] = value, inward(value.value, HOST if index == HOST_INDEX else self.table.keys[index])
+        taken = opened[1]
         self.charge(taken.weight if type(taken) is List else cost(taken))
-        return taken  # type: ignore[no-any-return]  # what has been opened
+        return taken
 
     # --- controls and variables ------------------------------------------------------------------------------------------------------
 
@@ -495,4 +497,3 @@ class Run(State):
 
 
 _NOWHERE: Final = Place("", 0, 0)
-UNOPENED: Any = object()

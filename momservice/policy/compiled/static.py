@@ -134,6 +134,7 @@ class StaticEmitter(OperatorEmitter):
         self._values += 1
         if self._values > INLINED:
             raise Unresolved
+        self.world.budget.take(1)
         return super().value(node, want)
 
     # --- facts ---------------------------------------------------------------------------------------------------------------------------
@@ -367,6 +368,7 @@ class StaticEmitter(OperatorEmitter):
         given = [self.kept(value) for value in self.known_operands(operands)]
         self.at(node)
         lent = {symbol: slot for symbol in sorted(reach.symbols) if (slot := self._lent(symbol)) is not None}
+        self.world.budget.take(len(reach.symbols))
         names = tree.tuple([tree.constant(symbol) for symbol in lent])
         values = tree.tuple([self._from(slot, symbol).expr for symbol, slot in lent.items()])
         chain = tree.tuple([tree.tuple([tree.constant(called), tree.constant(start)]) for called, start in self.calls])

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from momservice.fields import Schema
-from momservice.policy.compiled.facts import GuestLoop, Ref
+from momservice.policy.compiled.facts import GuestLoop, Ref, Unresolved
 from momservice.policy.reader import Group, Node
 
 
@@ -24,6 +24,19 @@ class Definition:
     form: int
 
 
+@dataclass(slots=True)
+class Budget:
+    """How many values may still be generated statically, in all forms together: inlining and lending multiply them."""
+
+    left: int
+
+    def take(self, values: int) -> None:
+        """Takes some. Raises Unresolved where there are no more."""
+        self.left -= values
+        if self.left < 0:
+            raise Unresolved
+
+
 @dataclass(frozen=True, slots=True)
 class World:
     """What the static code of a program may rely on.
@@ -36,9 +49,16 @@ class World:
     assigned: frozenset[str]
     controls_are_read: bool
     bodies: Mapping[str, Sequence[Node]]
+    budget: Budget
+    _reaches: dict[str, Reach] = field(default_factory=dict)
 
     def reach(self, name: str) -> Reach:
         """What a call of a function may do, whichever it is when it is called."""
+        if name not in self._reaches:
+            self._reaches[name] = self._reach(name)
+        return self._reaches[name]
+
+    def _reach(self, name: str) -> Reach:
         symbols: set[str] = set()
         called = {name}
         waiting = list(self.bodies.get(name, ()))
