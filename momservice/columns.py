@@ -90,6 +90,8 @@ def in_column(value: Value) -> Value | Raw:
     """A value as columns have it."""
     if type(value) in _PLAIN or (type(value) is int and -_WIDE < value < _WIDE):
         return value
+    if isinstance(value, int) and -_WIDE < value < _WIDE:
+        return int(value)
     return Raw(value)
 
 

@@ -9,7 +9,7 @@ from typing import Final
 from momservice.bus.names import MAX_TEXT_BYTES
 from momservice.policy.decisions import CALLS
 from momservice.policy.diagnostics import FINDINGS
-from momservice.policy.members import KEPT, KEPT_SIZE
+from momservice.policy.members import KEPT, KEPT_SIZE, NAME
 from momservice.policy.operations import SHIFT
 from momservice.policy.program import TEXT_BYTES
 from momservice.policy.reader import NESTING
@@ -72,6 +72,7 @@ LIMITS: Final = (
     Limit("list", LIST_VALUES, "values", "value", "The values in a list, with those of the lists in it."),
     Limit("list depth", LIST_DEPTH, "lists", "value", "Lists inside each other."),
     Limit("kept texts and lists", KEPT_SIZE, "values", "limit", "Their size for one entity; 16 characters of a text are a value."),
+    Limit("kept names", NAME, "characters", "limit", "The name of a variable that 'SetVar' keeps."),
     Limit("kept variables", KEPT, "variables", "limit", "What 'SetVar' keeps for one entity."),
     Limit("debug", DEBUG_LINES, "lines", "", "What 'debug' logs in one run; further lines are left out."),
     Limit("findings", FINDINGS, "findings", "", "What loading tells of one policy, errors first; further ones are left out."),

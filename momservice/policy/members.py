@@ -30,6 +30,8 @@ from momservice.snapshot import Value
 
 # How many variables an entity may keep: they last from run to run.
 KEPT: Final = 1000
+# How long their names may be.
+NAME: Final = 256
 # How much their texts and lists may be in all, in values and in 16 characters of text.
 KEPT_SIZE: Final = 8192
 Method: TypeAlias = "Callable[[State, Any, Sequence[Datum], Place], Datum]"
@@ -51,7 +53,7 @@ def member(machine: State, value: Datum, name: str) -> Datum:
 def _member_of_record(machine: State, record: Record, name: str) -> Datum:
     if name not in TUNE_FIELDS:
         raise PolicyError("name", f"the object has no field '{short(name)}'")
-    if record.role == "current":
+    if record.role == "current" and record.item:
         # What the run has set is current from then on, as policies of 2011 expect.
         wanted = machine.wanted(record.owner, name, record.item)
         if wanted is not None:
@@ -68,7 +70,7 @@ def receiver(value: Datum, method: str) -> Thing | Record:
     """The entity or object whose method is called. Raises PolicyError("name")."""
     if type(value) is Thing and method in METHODS:
         return value
-    if type(value) is Record and method in TUNE_SETTERS and value.role == "item" and value.item:
+    if type(value) is Record and method in TUNE_SETTERS and value.role == "item" and value.item and value.owner:
         return value
     raise PolicyError("name", f"{kind_of(value)} has no method '{method}'")
 
@@ -94,7 +96,8 @@ def _newest(machine: State, thing: Thing, name: str) -> Datum:
 
 
 def _note(machine: State, thing: Thing, kind: str, name: str, value: Datum) -> None:
-    if machine.reads is not None:
+    # What has been read is the same all through a run, but for variables.
+    if machine.reads is not None and (kind == "variable" or (thing.key, kind, name) not in machine.reads):
         machine.reads[thing.key, kind, name] = Read(thing.key, kind, name, plain(value))
 
 
@@ -146,6 +149,8 @@ def _set_variable(machine: State, thing: Thing, operands: Sequence[Datum], _plac
     name = _name(operands[0], "SetVar")
     _pay(machine, operands[1])
     kept = machine.kept(thing)
+    if len(name) > NAME:
+        raise PolicyError("limit", f"the name of a kept variable has at most {NAME} characters")
     if name not in kept and len(kept) >= KEPT:
         raise PolicyError("limit", f"an entity keeps at most {KEPT} variables")
     value = outward(operands[1])

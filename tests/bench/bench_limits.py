@@ -102,6 +102,8 @@ KINDS: Final[Mapping[str, str]] = {
     "members": "(defvar h Host)" + loops("h.mem " * 8),
     "variables kept": loops("(g.SetVar 'v#' 1)" * 2),
     "lists kept": loops("(g.SetVar 'v' g.list)"),
+    "lists kept anew": loops("(g.SetVar 'v' g.list)", 40) + loops("(g.SetVar 'w' g.list)"),
+    "many lists kept": loops("(g.SetVar 'v#' g.list)", 50) + loops("(g.SetVar 'w' g.list)"),
     "variables read": loops("(g.GetVar 'v')" * 5),
     "lists read": loops("g.list (with g.list x (with g.disks d 1))"),
     "lists joined": loops("(+ g.list g.list)"),

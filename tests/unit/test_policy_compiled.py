@@ -371,3 +371,64 @@ def test_what_is_generated_is_bounded_however_often_it_is_called(text: str, monk
     assert loaded.program is not None, loaded.diagnostics[:1]
     assert emitted <= 2 * build.GENERATED_VALUES
     assert evaluate(loaded.program, Snapshot()).failures == evaluate(loaded.program, Snapshot(), trace=True).failures
+
+
+def both(text: str, *guests: Entity, schema: Schema | None = None) -> Decisions:
+    """What the compiled form decides, which must be what the tracing evaluator does."""
+    loaded = load({"a": text}, schema or Schema())
+    assert loaded.program is not None, loaded.diagnostics
+    plain, traced = (evaluate(loaded.program, Snapshot(guests=guests), trace=trace) for trace in (False, True))
+    assert plain.abandoned == ""
+    assert (plain.results, plain.failures) == (traced.results, traced.failures)
+    assert list(plain.controls) == [wanted._replace(reads=()) for wanted in traced.controls]
+    return plain
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "(defvar x (/ 1 0)) {(if nil x 0) (defvar x 's')} (* x 3)",
+        "{(if nil x 0) (defvar x 's')} (defvar x 5) (* x 3)",
+    ],
+)
+def test_what_a_guard_took_for_granted_says_nothing_of_what_ran_instead(text: str) -> None:
+    assert [failure.code for failure in both(text).failures][-1] == "type"
+
+
+DISKS = Names(frozenset({"io_tune"}), frozenset({"io_tune"}), frozenset(), frozenset({"name"}))
+
+
+def disks(*guests: Value) -> list[Entity]:
+    """Guests with a disk each."""
+    return [Entity(f"g{number}", [{"io_tune": [disk]}], {"name": disk}) for number, disk in enumerate(guests)]
+
+
+def test_a_disk_without_a_name_has_no_control() -> None:
+    text = "(with Guests g (with g.io_tune d {(g.Control 'total_bytes_sec' 7) d.current.total_bytes_sec}))"
+    decisions = both(text, *disks({"current": {"total_bytes_sec": 4}}), schema=Schema(guest=DISKS))
+    assert decisions.results == [[[4]]]
+
+
+def test_an_object_that_belongs_to_no_field_can_t_be_set() -> None:
+    text = "(with Guests g (let ((d (g.Prop 'name'))) (d.setTotalBytesSec 5)))"
+    decisions = both(text, *disks({"name": "vda"}), schema=Schema(guest=DISKS))
+    assert [failure.code for failure in decisions.failures] == ["name"]
+
+
+def test_setters_after_many_reads_cost_no_more_than_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "(with Guests g (with g.io_tune d {(with Guests a d.current) (with Guests b (d.setTotalBytesSec 1)) nil}))"
+    guests = disks(*({"name": "vda", "current": {"total_bytes_sec": 5}} for _ in range(100)))
+    loaded = load({"a": text}, Schema(guest=DISKS))
+    assert loaded.program is not None
+    writes = 0
+    write = Run.write
+
+    def counting(*operands: Any) -> None:
+        nonlocal writes
+        writes += 1
+        write(*operands)
+
+    monkeypatch.setattr(Run, "write", counting)
+    assert evaluate(loaded.program, Snapshot(guests=guests)).abandoned == ""
+    # Of each setter, the control and the figure.
+    assert 0 < writes <= 2 * 100 * 100

@@ -145,7 +145,8 @@ def steps_of(expression: str, size: int) -> int:
         ("(g.Prop 'list')", 1),
         ("(g.GetVar 'list')", 1),
         ("(g.GetVar 'text')", 1),
-        ("(g.SetVar 'v' (g.GetVar 'list'))", 2),
+        # Read, set, and an eighth of each of the four that are kept then.
+        ("(g.SetVar 'v' (g.GetVar 'list'))", 2 + 4 / 8),
         ("(g.Control 'c' (g.GetVar 'list'))", 2),
         ("(g.Control 'c' (g.GetVar 'list')) (g.GetControl 'c')", 3),
         ("(== (g.GetVar 'list') (g.Prop 'list'))", 4),

@@ -12,7 +12,7 @@ import pytest
 from momservice.fields import Names, Schema
 from momservice.policy import Decisions, evaluate, load, machine
 from momservice.policy.compiled import run as compiled_run
-from momservice.policy.members import KEPT, KEPT_SIZE
+from momservice.policy.members import KEPT, KEPT_SIZE, NAME
 from momservice.policy.state import CALL_DEPTH, DEBUG_LINES, FORM_STEPS, ROUND_STEPS, RUN_COUNTED, RUN_STEPS, RUN_WORK
 from momservice.policy.values import LIST_DEPTH, LIST_VALUES, STRING_BYTES
 from momservice.snapshot import HOST, Entity, Snapshot, Value
@@ -303,3 +303,9 @@ def test_kept_texts_are_bounded_together(more: int, trace: bool) -> None:
     decisions = run(text, trace)
     assert told(decisions) == ([("limit", 3, None)] if more else [])
     assert len(decisions.variables[HOST]) == 4 - more
+
+
+@pytest.mark.parametrize("more", [0, 1])
+def test_names_of_kept_variables_are_bounded(more: int, trace: bool) -> None:
+    decisions = run(f"(Host.SetVar '{'n' * (NAME + more)}' 1)", trace)
+    assert told(decisions) == ([("limit", 0, None)] if more else [])

@@ -46,7 +46,9 @@ class StaticCode(LoopEmitter):
         if method not in TUNE_SETTERS:
             return self.kept(Val(asked))
         disk = [tree.is_type(base.expr, "Record"), tree.compare(tree.attribute(base.expr, "role"), ast.Eq(), tree.constant("item"))]
-        return self.kept(Val(tree.choose(tree.all([*disk, tree.attribute(base.expr, "item")]), base.expr, asked)))
+        return self.kept(
+            Val(tree.choose(tree.all([*disk, tree.attribute(base.expr, "item"), tree.attribute(base.expr, "owner")]), base.expr, asked))
+        )
 
     def _called(self, base: Val, method: str, values: Sequence[Val], site: int) -> Val:
         tree = self.tree

@@ -327,22 +327,21 @@ class Run(State):
         self.counted -= len(limits)
         if self.steps < 0 or self.counted < 0:
             raise Abandoned("limit")
-        found = Record(limits, disk.owner, disk.item, name, disk.depth + 1, limits)
-        if name == "current":
-            self._follow(found)
-        return found
+        if name == "current" and disk.item:
+            for known in self._current.get((disk.owner, disk.item), ()):
+                if known.source is limits:
+                    return known
+            return self._followed(Record(limits, disk.owner, disk.item, name, disk.depth + 1, limits))
+        return Record(limits, disk.owner, disk.item, name, disk.depth + 1, limits)
 
-    def _follow(self, limits: Record) -> None:
-        """From now on the current figures of a disk become what setters set."""
+    def _followed(self, limits: Record) -> Record:
+        """The current limits of a disk: from now on its figures become what setters set."""
         key = (limits.owner, limits.item)
         if key in self._limited:
             wanted = {name: self.wanted(limits.owner, name, limits.item) for name in TUNE_FIGURES}
             limits.figures = {**limits.source, **{name: value for name, value in wanted.items() if value is not None}}
-        known = self._current.get(key)
-        if known is None:
-            self._current[key] = [limits]
-        else:
-            known.append(limits)
+        self._current.setdefault(key, []).append(limits)
+        return limits
 
     def wanted(self, key: str, name: str, item: str = "") -> Value:
         """The control that has been taken, None if none has."""

@@ -59,6 +59,8 @@ class StaticEmitter(OperatorEmitter):
         # The names of controls that are taken in another way than by the form's own tables; None for one that isn't known.
         self.indirect: set[str | None] = set()
         self.guarded = False
+        # The global variables that the form defines where it doesn't fail before.
+        self.defined: set[str] = set()
         self.world = world
         self.round: Round | None = None
         self.starts: dict[str, Fact] = {}
@@ -259,6 +261,8 @@ class StaticEmitter(OperatorEmitter):
     def define(self, node: Node, name: str, value: Val) -> Val:  # the place is set already
         """`defvar`."""
         depth = len(self._scopes) - 1
+        if depth == 0:
+            self.defined.add(name)
         slot = self._slot(depth, name)
         if slot is None:
             slot = self._scopes[depth].slots[name] = Slot(self.fresh("v"), depth)
@@ -428,10 +432,14 @@ class StaticEmitter(OperatorEmitter):
 
     def _figure(self, limits: Val, name: str) -> Val:
         """A limit of a disk: mostly an integer that is at hand."""
+        tree, key = self.tree, self.tree.constant(name)
         known = self._figures.get((limits.var, name))
         if known is not None and limits.var:
+            # What isn't an integer has to be paid for each time.
+            again = tree.assign(known.var, tree.call("member", tree.name(RUN), limits.expr, key))
+            self.block.append(tree.if_(tree.negate(tree.is_type(known.expr, "int")), [again], []))
             return known
-        tree, key, found = self.tree, self.tree.constant(name), self.fresh("t")
+        found = self.fresh("t")
         at_hand = tree.get_of(tree.attribute(limits.expr, "figures"), key)
         self.block.append(tree.assign(found, tree.choose(tree.is_type(limits.expr, "Record"), at_hand, tree.constant(None))))
         value = tree.name(found)
