@@ -417,7 +417,8 @@ def test_an_object_that_belongs_to_no_field_can_t_be_set() -> None:
 
 def test_setters_after_many_reads_cost_no_more_than_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     text = "(with Guests g (with g.io_tune d {(with Guests a d.current) (with Guests b (d.setTotalBytesSec 1)) nil}))"
-    guests = disks(*({"name": "vda", "current": {"total_bytes_sec": 5}} for _ in range(100)))
+    disk: Value = {"name": "vda", "current": {"total_bytes_sec": 5}}
+    guests = disks(*[disk] * 100)
     loaded = load({"a": text}, Schema(guest=DISKS))
     assert loaded.program is not None
     writes = 0
