@@ -34,6 +34,8 @@ KEPT: Final = 1000
 NAME: Final = 256
 # How much their texts and lists may be in all, in values and in 16 characters of text.
 KEPT_SIZE: Final = 8192
+# Samples that an average looks through in a step.
+SAMPLES_PER_STEP: Final = 4
 Method: TypeAlias = "Callable[[State, Any, Sequence[Datum], Place], Datum]"
 
 
@@ -61,9 +63,6 @@ def _member_of_record(machine: State, record: Record, name: str) -> Datum:
     value = record.member(name)
     _pay(machine, value)
     return value
-
-
-SAMPLES_PER_STEP = 8
 
 
 def receiver(value: Datum, method: str) -> Thing | Record:
@@ -135,7 +134,7 @@ def no_data(name: str) -> PolicyError:
 
 def _average(machine: State, thing: Thing, operands: Sequence[Datum], _place: Place) -> Datum:
     name = _field_name(thing, operands[0], "StatAvg")
-    # All samples are looked through, however few have a value; eight take about as long as another operation. The longest history that can
+    # All samples are looked through, however few have a value; four take about as long as another operation. The longest history that can
     # be configured leaves a guest's round room for a dozen averages.
     machine.charge(machine.sample_count(thing) // SAMPLES_PER_STEP)
     mean = machine.mean(thing, name) if name in thing.names.declared else None

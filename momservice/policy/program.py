@@ -82,7 +82,7 @@ def load(fragments: Mapping[str, str], schema: Schema, limit_bytes: int = TEXT_B
 
 @contextmanager
 def _without_collector() -> Iterator[None]:
-    """Without looks for cyclic garbage: the trees of a large policy are many objects and no garbage, and going through them doubles time."""
+    """Without looks for cyclic garbage: the trees of a large policy are many objects and no garbage, and looking doubles the time."""
     collecting = gc.isenabled()
     gc.disable()
     try:

@@ -22,7 +22,7 @@ ROUND_STEPS: Final = 10_000
 # Of a run that is counted step by step.
 RUN_STEPS: Final = 1_500_000
 # Of a run of the compiled form: what its loops pay in advance by the most that they may take, and what is counted while it happens.
-RUN_WORK: Final = 12_000_000
+RUN_WORK: Final = 8_000_000
 RUN_COUNTED: Final = 600_000
 DEBUG_LINES: Final = 1000
 # How many inputs a control is explained by.

@@ -141,7 +141,7 @@ def steps_of(expression: str, size: int) -> int:
         ("1", 0),
         ("g.disks", 1),
         ("(g.Stat 'disks')", 1),
-        ("(g.StatAvg 'mem')", 1 / 8),
+        ("(g.StatAvg 'mem')", 1 / 4),
         ("(g.Prop 'list')", 1),
         ("(g.GetVar 'list')", 1),
         ("(g.GetVar 'text')", 1),

@@ -246,6 +246,8 @@ class Run(State):
 
     def history(self, thing: Thing, name: str) -> Sequence[Value]:
         """The values of a field in all samples."""
+        # To look through samples takes longer than their steps tell.
+        self.pay(self.sample_count(thing))
         if thing.index == HOST_INDEX:
             return self._snapshot.host.history(name)
         return [value for row in self.table.rows if (value := row[thing.index].get(name)) is not None]

@@ -13,7 +13,7 @@ import ast
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-from momservice.policy.compiled.emitter import Sites, Want
+from momservice.policy.compiled.emitter import CALL_WORK, METHOD_WORK, Sites, Want
 from momservice.policy.compiled.facts import (
     ALWAYS,
     ANY,
@@ -338,6 +338,7 @@ class StaticEmitter(OperatorEmitter):
         table = tree.attribute(tree.name(RUN), "functions")
         self.block.append(tree.do(tree.run("write", table, tree.constant(name), tree.name(place))))
         self.writes = True
+        self.work += METHOD_WORK
         return self.constant(name)
 
     def call(self, node: Group, name: str, operands: Sequence[Node], want: Want) -> Val:
@@ -373,6 +374,7 @@ class StaticEmitter(OperatorEmitter):
         self.at(node)
         lent = {symbol: slot for symbol in sorted(reach.symbols) if (slot := self._lent(symbol)) is not None}
         self.world.budget.take(len(reach.symbols))
+        self.work += METHOD_WORK + CALL_WORK * len(lent)
         names = tree.tuple([tree.constant(symbol) for symbol in lent])
         values = tree.tuple([self._from(slot, symbol).expr for symbol, slot in lent.items()])
         chain = tree.tuple([tree.tuple([tree.constant(called), tree.constant(start)]) for called, start in self.calls])
