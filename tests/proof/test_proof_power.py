@@ -26,6 +26,7 @@ from momservice.policy.compiled.methods import StaticCode
 from momservice.policy.compiled.run import Run
 from momservice.policy.decisions import Place
 from momservice.policy.machine import Machine
+from momservice.policy.state import FORM_STEPS
 from momservice.policy.values import List, PolicyError, Thing, truth
 
 Patch: TypeAlias = pytest.MonkeyPatch
@@ -154,14 +155,14 @@ def _enter_deeper(right: Callable[..., Any], machine: Machine, *arguments: Any) 
 
 def rounds_take_one_step_more(patch: Patch) -> None:
     def grant(right: Callable[..., Any], machine: Machine, steps: int) -> None:
-        right(machine, steps + (steps == 2000))
+        right(machine, steps + (machine._round is not None))
 
     wrap(patch, Machine, "_grant", grant)
 
 
 def forms_take_one_step_more(patch: Patch) -> None:
     def grant(right: Callable[..., Any], machine: Machine, steps: int) -> None:
-        right(machine, steps + (steps == 10_000))
+        right(machine, steps + (steps == FORM_STEPS and machine._round is None))
 
     wrap(patch, Machine, "_grant", grant)
 
