@@ -289,7 +289,7 @@ def test_greed_takes_little_memory(kind: str) -> None:
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert decisions.results
+    assert decisions.results or decisions.ended
     assert peak < 40 * MIB
 
 
