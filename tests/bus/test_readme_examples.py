@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from lab.host import Host
+from momservice.snapshot import Snapshot
+from momservice.snapshot_file import write_snapshot
 
 README = (Path(__file__).parent.parent.parent / "README.md").read_text()
 BLOCKS = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
@@ -20,6 +22,8 @@ EXAMPLES = [line for block in BLOCKS for line in block.splitlines() if re.match(
 def host() -> Iterator[Host]:
     with Host(guests=0, libvirt=False, ksm=False) as running:
         (running.state / "my.policy").write_text("(defvar mine 1)\n")
+        (running.state / "world.json").write_text(write_snapshot(Snapshot()))
+        (running.state / "cases.json").write_text('{"cases": [{"name": "mine", "policy": "(defvar mine 1)", "expect": {"results": [1]}}]}')
         yield running
 
 
