@@ -5,8 +5,7 @@ from __future__ import annotations
 
 import gc
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from types import MappingProxyType
@@ -80,15 +79,15 @@ def load(fragments: Mapping[str, str], schema: Schema, limit_bytes: int = TEXT_B
         return _compile(sources, [read(source) for source in sources], schema)
 
 
-@contextmanager
-def _without_collector() -> Iterator[None]:
-    """Without looks for cyclic garbage: the trees of a large policy are many objects and no garbage, and looking doubles the time."""
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if collecting:
+class _without_collector:  # noqa: N801  # used like a function, as context managers are
+    """Without looks for cyclic garbage: the trees and values of a policy are many objects and no garbage, and looking takes as long."""
+
+    def __enter__(self) -> None:
+        self._collecting = gc.isenabled()
+        gc.disable()
+
+    def __exit__(self, *_: object) -> None:
+        if self._collecting:
             gc.enable()
 
 
@@ -132,6 +131,11 @@ def evaluate(program: Program, snapshot: Snapshot, *, trace: bool = False) -> De
     With `trace` each control carries the inputs read on the way to it; nothing else differs but `steps`. A parameter of the snapshot that
     the program doesn't have, or has with another type, isn't bound: the program's default holds.
     """
+    with _without_collector():
+        return _decide(program, snapshot, trace=trace)
+
+
+def _decide(program: Program, snapshot: Snapshot, *, trace: bool) -> Decisions:
     bound = _bound_parameters(program, snapshot)
     decisions, abandoned = _compiled(program, snapshot, bound)
     if decisions is not None and not trace:

@@ -23,8 +23,11 @@ from momservice.policy.reader import Atom, Group, Node
 OPERATIONS: Final = {name: f"op{number}" for number, name in enumerate((*BINARY, *VARIADIC))}
 RESULT: Final = "res"
 # How much longer than a step calls take: of an operation or a field, and of a method or a list.
-CALL_WORK: Final = 4
-METHOD_WORK: Final = 20
+CALL_WORK: Final = 10
+METHOD_WORK: Final = 30
+# Of a control, and of each operand of a form that takes any number of them.
+SETTING_WORK: Final = 80
+OPERAND_WORK: Final = 8
 
 
 class Want(Enum):

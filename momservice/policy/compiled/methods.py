@@ -6,7 +6,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Sequence
 
-from momservice.policy.compiled.emitter import METHOD_WORK
+from momservice.policy.compiled.emitter import METHOD_WORK, SETTING_WORK
 from momservice.policy.compiled.facts import FLOAT, GUESTS_REF, HOST_REF, SCALAR, GuestLoop, Ref, Val
 from momservice.policy.compiled.loops import LoopEmitter
 from momservice.policy.forms import METHODS, READING, TUNE_FIGURE_OF, TUNE_SETTERS
@@ -58,10 +58,10 @@ class StaticCode(LoopEmitter):
         if method in TUNE_SETTERS:
             figure = tree.constant(TUNE_FIGURE_OF[method])
             limit = tree.run("limit", base.expr, figure, *(value.expr for value in values), tree.constant(site))
-            self.block.append(tree.do(self.risky(limit, METHOD_WORK)))
+            self.block.append(tree.do(self.risky(limit, SETTING_WORK)))
             self.forget_figures()
             return self.constant(None)
-        self.block.append(tree.do(self.risky(tree.run("setting", *given, tree.constant(site)), METHOD_WORK)))
+        self.block.append(tree.do(self.risky(tree.run("setting", *given, tree.constant(site)), SETTING_WORK)))
         return self.constant(None)
 
     def _direct(self, ref: Ref, method: str, name: str, values: Sequence[Val], site: int) -> Val | None:
@@ -76,6 +76,7 @@ class StaticCode(LoopEmitter):
             value = values[1]
             if not value.only(SCALAR):
                 value = self.kept(Val(self.risky(self.tree.run("sendable", value.expr))))
+            self.work += METHOD_WORK
             self.control(ref, name, value, site)
             return self.constant(None)
         return None

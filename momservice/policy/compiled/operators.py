@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Final
 
-from momservice.policy.compiled.emitter import OPERATIONS, Emitter
+from momservice.policy.compiled.emitter import OPERAND_WORK, OPERATIONS, Emitter
 from momservice.policy.compiled.facts import ANY, BOOL, FLOAT, INT, LIST, NUMBER, SCALAR, STR, Val
 from momservice.policy.names import form_name
 from momservice.policy.operations import BINARY
@@ -147,6 +147,7 @@ class OperatorEmitter(Emitter, ABC):
 
     def _by_call(self, name: str, values: Sequence[Val]) -> Val:
         expr = self.tree.run("variadic", self.tree.name(OPERATIONS[name]), self.tree.tuple([value.expr for value in values]))
+        self.work += OPERAND_WORK * len(values)
         types = {"abs": NUMBER & ~BOOL, "min": NUMBER | STR, "max": NUMBER | STR}.get(name, BOOL)
         return Val(self.risky(expr), types)
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final, NoReturn
 
-from momservice.columns import GuestTable, Raw, in_column
+from momservice.columns import GuestTable, Raw, Sums, in_column
 from momservice.fields import Schema
 from momservice.policy.compiled.controls import Controls
 from momservice.policy.compiled.shape import GENERATED, HOST_INDEX, Abandoned, Certain, Compiled, Form, Function, Site
@@ -40,7 +40,9 @@ class Run(State):
         self._snapshot = snapshot
         guests = snapshot.guests
         self.table = table = guests if isinstance(guests, GuestTable) else GuestTable.of(guests)
-        self.column, self.sums = table.column, table.sums
+        self.column = table.column
+        # The fields whose history has been paid for.
+        self._summed: set[str] = set()
         self.count = len(table.keys)
         self.host = Thing("host", snapshot.host.key, schema.host)
         self.dropped: set[int] = set()
@@ -135,9 +137,9 @@ class Run(State):
 
     def pay(self, steps: int) -> None:
         """Takes steps from the run alone. Raises Abandoned."""
-        self.work -= steps
-        if self.work < 0:
+        if steps > self.work:
             raise Abandoned("limit")
+        self.work -= steps
 
     def begin_rounds(self, steps: int, averages: int, work: int) -> int:
         """Pays for all rounds of an outermost guest loop at once, by the most that one takes; gives what is left for each.
@@ -247,15 +249,22 @@ class Run(State):
     def history(self, thing: Thing, name: str) -> Sequence[Value]:
         """The values of a field in all samples."""
         # To look through samples takes longer than their steps tell.
-        self.pay(self.sample_count(thing))
+        self.pay(4 * self.sample_count(thing))
         if thing.index == HOST_INDEX:
             return self._snapshot.host.history(name)
         return [value for row in self.table.rows if (value := row[thing.index].get(name)) is not None]
 
+    def sums(self, name: str) -> Sums:
+        """The sums of a field over the history. Paid for as if they weren't there yet, so that the same run always costs the same."""
+        if name not in self._summed:
+            self._summed.add(name)
+            self.pay(len(self.table.rows) * self.count // 2)
+        return self.table.sums(name)
+
     def mean(self, thing: Thing, name: str) -> float | None:
         """The mean of a field over the history; from the running sums where there are."""
         if thing.index != HOST_INDEX:
-            sums = self.table.sums(name)
+            sums = self.sums(name)
             total = sums.by_guest[thing.index]
             if total is not None:
                 return total / sums.samples

@@ -374,7 +374,7 @@ class StaticEmitter(OperatorEmitter):
         self.at(node)
         lent = {symbol: slot for symbol in sorted(reach.symbols) if (slot := self._lent(symbol)) is not None}
         self.world.budget.take(len(reach.symbols))
-        self.work += METHOD_WORK + CALL_WORK * len(lent)
+        self.work += 2 * METHOD_WORK + CALL_WORK * (len(lent) + len(operands))
         names = tree.tuple([tree.constant(symbol) for symbol in lent])
         values = tree.tuple([self._from(slot, symbol).expr for symbol, slot in lent.items()])
         chain = tree.tuple([tree.tuple([tree.constant(called), tree.constant(start)]) for called, start in self.calls])
