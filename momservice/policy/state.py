@@ -20,7 +20,7 @@ CALL_DEPTH: Final = 200
 FORM_STEPS: Final = 10_000
 ROUND_STEPS: Final = 10_000
 # Of a run that is counted step by step.
-RUN_STEPS: Final = 1_500_000
+RUN_STEPS: Final = 1_000_000
 # Of a run of the compiled form: what its loops pay in advance by the most that they may take, and what is counted while it happens.
 RUN_WORK: Final = 8_000_000
 RUN_COUNTED: Final = 600_000
