@@ -146,8 +146,8 @@ class Knobs:
         """Put back what was found: all of it? What the kernel refuses stays for the next time. Waits so long for pages being unmerged."""
         shared = {*UNSHARED, *(["run"] if ("run", 2) in self.saved.items() else [])} if self.figure("pages_shared") else set()
         waiting = {name for name in shared & self.saved.keys() if self.figure(name) not in {self.saved[name], None}}
-        if waiting and not self._unmerge.is_alive() and not self._no_unmerge():
-            self._put({"run": 2}, {})
+        if waiting and not self._unmerge.is_alive() and not self._no_unmerge() and not self._put({"run": 2}, {}):
+            waiting = set()  # With few pages it has ended by now.
         if self._unmerge.is_alive():
             self._unmerge.join(wait_s)
             waiting = {"run", *UNSHARED} if self._unmerge.is_alive() else set()

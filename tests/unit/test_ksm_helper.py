@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TypeVar
 
 import pytest
@@ -513,6 +514,21 @@ def test_found_unmerged_is_restored_only_with_room(kernel: Kernel, root: Path) -
     memory(root, 1_000_000)
     assert kernel.restore(wait_s=30)
     assert kernel.read()["run"] == 2
+
+
+def test_pages_unmerged_in_no_time_keep_nothing_back(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Quick(threading.Thread):
+        """Has ended before anybody looks."""
+
+        def start(self) -> None:
+            super().start()
+            self.join()
+
+    kernel.apply({"merge_across_nodes": 0, "run": 1})
+    kernel.share(1)
+    monkeypatch.setattr(ksm, "threading", SimpleNamespace(Thread=Quick))
+    assert kernel.restore()
+    assert kernel.read() == FOUND
 
 
 def test_a_refused_knob_keeps_none_of_the_others_back(kernel: Kernel) -> None:
