@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from itertools import repeat
 from operator import add
 from types import MappingProxyType
-from typing import Final, NamedTuple, overload
+from typing import Any, Final, NamedTuple, overload
 
 from momservice.snapshot import EMPTY, Entity, Sample, Value
 
 # Integers beyond it are no values of the language.
 _WIDE: Final = 1 << 256
-_INT: Final = {int}
 _NOWHERE: Final[frozenset[int]] = frozenset()
+_INT_OR_NIL: Final = {int, type(None)}
 _PLAIN: Final = frozenset({type(None), bool, float})
 # Not EMPTY: that is what a guest gave that has nothing to tell.
 NO_ROW: Final[Sample] = MappingProxyType({})
@@ -33,14 +33,16 @@ class Raw:
 
 
 class _Values(NamedTuple):
-    """One field of all guests at one time. `column`: Raw for what isn't a plain number or nil.
+    """One field of all guests at one time. `integers`: 0 for what isn't an integer of at most 256 bits; `odd`: where those are."""
 
-    `integers`: 0 for what isn't an integer of at most 256 bits; `odd`: where those are.
-    """
-
-    column: Sequence[Value | Raw]
+    sampled: Sequence[Value]
     integers: Sequence[int]
-    odd: frozenset[int]
+    odd: frozenset[int] | range
+
+    @property
+    def none_is_integer(self) -> bool:
+        """Whether it has no integer at all."""
+        return len(self.odd) == len(self.sampled)
 
 
 class Sums(NamedTuple):
@@ -65,14 +67,16 @@ class _Averaged:
     @classmethod
     def of(cls, columns: Sequence[_Values]) -> _Averaged:
         """The sums of some columns."""
-        running = list(map(sum, zip(*(column.integers for column in columns), strict=True)))
+        with_integers = [column.integers for column in columns if not column.none_is_integer]
+        running = list(map(sum, zip(*with_integers, strict=True))) if with_integers else [0] * len(columns[0].sampled)
         return cls(columns, running, sum(bool(column.odd) for column in columns))
 
     def _with_gaps(self) -> Sequence[int | None]:
         gaps: list[int | None] = list(self._running)
-        for column in self._columns:
-            for index in column.odd:
-                gaps[index] = None
+        if any(column.none_is_integer for column in self._columns):
+            return [None] * len(gaps)
+        for index in frozenset().union(*(column.odd for column in self._columns)):
+            gaps[index] = None
         return gaps
 
     def after(self, new: _Values, length: int) -> _Averaged:
@@ -95,13 +99,27 @@ def in_column(value: Value) -> Value | Raw:
     return Raw(value)
 
 
-def _values(column: Sequence[Value]) -> _Values:
-    # The class before the range: a column of plain integers, the common case, is seen through by C code alone.
-    if {*map(type, column)} == _INT and max(column) < _WIDE and min(column) > -_WIDE:  # type: ignore[type-var, operator]  # only integers
-        return _Values(column, column, _NOWHERE)  # type: ignore[arg-type]  # only integers
-    odd = frozenset(index for index, value in enumerate(column) if type(value) is not int or not -_WIDE < value < _WIDE)
-    integers: list[int] = [0 if index in odd else value for index, value in enumerate(column)]  # type: ignore[misc]  # only integers
-    return _Values(list(map(in_column, column)), integers, odd)
+def _column(values: _Values) -> Sequence[Value | Raw]:
+    """The values as columns have them."""
+    kinds = {type(values.sampled[index]) for index in values.odd}
+    return values.sampled if kinds <= _PLAIN else list(map(in_column, values.sampled))
+
+
+def _values(sampled: Sequence[Value]) -> _Values:
+    # The class before the range, and as much as possible by C code alone: a history may be some million values.
+    kinds = {*map(type, sampled)}
+    if int not in kinds:
+        return _Values(sampled, [0] * len(sampled), range(len(sampled)))
+    integers: Sequence[Any] = sampled
+    if kinds == _INT_OR_NIL:
+        integers = [value or 0 for value in sampled]
+    elif len(kinds) > 1:
+        integers = [value if type(value) is int else 0 for value in sampled]
+    if max(integers) < _WIDE and min(integers) > -_WIDE:
+        odd = _NOWHERE if integers is sampled else frozenset([index for index, value in enumerate(sampled) if type(value) is not int])
+        return _Values(sampled, integers, odd)
+    odd = frozenset(index for index, value in enumerate(sampled) if type(value) is not int or not -_WIDE < value < _WIDE)
+    return _Values(sampled, [0 if index in odd else value for index, value in enumerate(integers)], odd)
 
 
 class GuestTable(Sequence[Entity]):
@@ -123,6 +141,7 @@ class GuestTable(Sequence[Entity]):
         self.rows = rows
         self.variables = variables
         self._values: dict[str, _Values] = {}
+        self._columns: dict[str, Sequence[Value | Raw]] = {}
         self._averaged: dict[str, _Averaged] = {}
         # What the table before this one was asked for.
         self._inherited: dict[str, _Averaged] = {}
@@ -149,12 +168,15 @@ class GuestTable(Sequence[Entity]):
     def with_variables(self, variables: Mapping[str, Mapping[str, Value]]) -> GuestTable:
         """The same guests with other variables; what has been read of them stays known."""
         table = GuestTable(self.keys, self.properties, self.rows, variables)
-        table._values, table._averaged, table._inherited = self._values, self._averaged, self._inherited
+        table._values, table._columns, table._averaged, table._inherited = self._values, self._columns, self._averaged, self._inherited
         return table
 
     def column(self, name: str) -> Sequence[Value | Raw]:
         """The newest value of a field of each guest; None for nil."""
-        return self._read(name).column
+        column = self._columns.get(name)
+        if column is None:
+            column = self._columns[name] = _column(self._read(name))
+        return column
 
     def _read(self, name: str) -> _Values:
         values = self._values.get(name)

@@ -91,17 +91,15 @@ class Machine(State):
         self, code: Code, schema: Schema, snapshot: Snapshot, parameters: Mapping[str, Value], *, trace: bool, steps: int | None = None
     ) -> None:
         """`steps`: the budget of the run, if it isn't RUN_STEPS."""
-        super().__init__(parameters)
+        super().__init__(snapshot, parameters)
         self._code = code
-        # The host is the last one: its index is -1.
-        self._entities = (*snapshot.guests, snapshot.host)
         self.host = Thing("host", snapshot.host.key, schema.host)
-        self.guests = List(Thing("guest", guest.key, schema.guest, index) for index, guest in enumerate(snapshot.guests))
+        self.guests = List(Thing("guest", key, schema.guest, index) for index, key in enumerate(self.table.keys))
         self.stack: list[Any] = []
         # Of each call that is under way, the address to go back to and the function.
         self.calls: list[tuple[int, Function]] = []
         self._controls: dict[str, dict[tuple[str, str], _Taken]] = {}
-        self._variables = {entity.key: dict(entity.variables) for entity in self._entities if entity.variables}
+        self._variables = {key: dict(values) for key, values in self.kept_before().items() if values}
         self.reads = {} if trace else None
         self._round: _Round | None = None
         self._dropped: set[str] = set()
@@ -128,7 +126,7 @@ class Machine(State):
         return Decisions(results, self._wanted(), variables, self._failures, self.debug, self._budget - self._run_steps)
 
     def _wanted(self) -> list[Wanted]:
-        keys = (entity.key for entity in (self._entities[-1], *self._entities[:-1]))
+        keys = (self.host.key, *self.table.keys)
         return [
             Wanted(key, name, taken.value, taken.place, self._told(taken.calls), item, taken.reads)
             for key in keys
@@ -226,22 +224,6 @@ class Machine(State):
 
     # --- what methods read and want ------------------------------------------------------------------------------------------------------
 
-    def newest(self, thing: Thing, name: str) -> Value:
-        """The newest value of a field."""
-        return self._entities[thing.index].newest(name)
-
-    def history(self, thing: Thing, name: str) -> Sequence[Value]:
-        """The values of a field in all samples."""
-        return self._entities[thing.index].history(name)
-
-    def sample_count(self, thing: Thing) -> int:
-        """How many samples there are."""
-        return len(self._entities[thing.index].samples)
-
-    def properties(self, thing: Thing) -> Mapping[str, Value]:
-        """The properties of an entity."""
-        return self._entities[thing.index].properties
-
     def want(self, key: str, name: str, item: str, value: Value, place: Place) -> None:
         """Takes a control, with the inputs read so far."""
         reads = tuple(islice(self.reads.values(), READS)) if self.reads is not None else ()
@@ -267,9 +249,7 @@ class Machine(State):
         if len(self.calls) == CALL_DEPTH:
             raise PolicyError("too-deep", f"calls are more than {CALL_DEPTH} deep")
         self.calls.append((back, function))
-        self.open_scope()
-        for name, value in zip(function.parameters, operands, strict=True):
-            self.define(name, value)
+        self.open_scope(function.parameters, operands)
         return function.address
 
     def leave(self) -> int:

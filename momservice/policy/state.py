@@ -12,9 +12,10 @@ from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Any, Final, TypeAlias
 
+from momservice.columns import GuestTable
 from momservice.policy.decisions import Place, Read
-from momservice.policy.values import NUMBERS, WIDE, Datum, List, PolicyError, Thing, as_text, cost, inward, short
-from momservice.snapshot import Value
+from momservice.policy.values import HOST_INDEX, NUMBERS, WIDE, Datum, List, PolicyError, Thing, as_text, cost, inward, short
+from momservice.snapshot import Snapshot, Value
 
 CALL_DEPTH: Final = 200
 FORM_STEPS: Final = 10_000
@@ -23,13 +24,14 @@ ROUND_STEPS: Final = 10_000
 RUN_STEPS: Final = 1_000_000
 # Of a run of the compiled form: what its loops pay in advance by the most that they may take, and what is counted while it happens.
 RUN_WORK: Final = 8_000_000
-RUN_COUNTED: Final = 600_000
+RUN_COUNTED: Final = 450_000
 DEBUG_LINES: Final = 1000
 # How many inputs a control is explained by.
 READS: Final = 100
 ABSENT: Final = object()
 _JOURNAL: Final = 20_000
 _FLOATS: Final = {float}
+_INTEGERS: Final = {int, bool}
 
 
 # Inputs by entity, kind and name.
@@ -37,7 +39,7 @@ Reads: TypeAlias = dict[tuple[str, str, str], Read]
 
 
 class State(ABC):
-    """Variables, scopes, functions, kept variables and debug lines of one run.
+    """Variables, scopes, functions, kept variables and debug lines of one run, and the snapshot it reads.
 
     `variable`: the value that each variable has now; `scopes`: innermost last, what their variables hide (ABSENT: nothing). With no scope
     open, `variable` is the global scope. `reads`: the inputs read in the form under way, None when they aren't traced.
@@ -46,7 +48,11 @@ class State(ABC):
     host: Thing
     guests: List
 
-    def __init__(self, parameters: Mapping[str, Value]) -> None:
+    def __init__(self, snapshot: Snapshot, parameters: Mapping[str, Value]) -> None:
+        guests = snapshot.guests
+        # Not made into entities: of thousands of guests that takes longer than most runs.
+        self.table = guests if isinstance(guests, GuestTable) else GuestTable.of(guests)
+        self._host = snapshot.host
         self.variable: dict[str, Any] = {name: inward(value) for name, value in parameters.items()}
         self.scopes: list[dict[str, Any]] = []
         self.functions: dict[str, Any] = {}
@@ -61,22 +67,6 @@ class State(ABC):
     @abstractmethod
     def charge(self, steps: int) -> None:
         """Counts more steps for an operation whose cost depends on its operands. Raises PolicyError("limit")."""
-
-    @abstractmethod
-    def newest(self, thing: Thing, name: str) -> Value:
-        """The newest value of a field."""
-
-    @abstractmethod
-    def history(self, thing: Thing, name: str) -> Sequence[Value]:
-        """The values of a field in all samples, oldest first, nil ones left out."""
-
-    @abstractmethod
-    def sample_count(self, thing: Thing) -> int:
-        """How many samples there are to look through."""
-
-    @abstractmethod
-    def properties(self, thing: Thing) -> Mapping[str, Value]:
-        """The properties of an entity."""
 
     @abstractmethod
     def want(self, key: str, name: str, item: str, value: Value, place: Place) -> None:
@@ -94,13 +84,39 @@ class State(ABC):
     def kept_value(self, thing: Thing, name: str) -> Value:
         """One of them; None if there is none."""
 
+    # --- the snapshot ----------------------------------------------------------------------------------------------------------------
+
+    def newest(self, thing: Thing, name: str) -> Value:
+        """The newest value of a field."""
+        if thing.index == HOST_INDEX:
+            return self._host.newest(name)
+        return self.table.rows[-1][thing.index].get(name) if self.table.rows else None
+
+    def history(self, thing: Thing, name: str) -> Sequence[Value]:
+        """The values of a field in all samples, oldest first, nil ones left out."""
+        if thing.index == HOST_INDEX:
+            return self._host.history(name)
+        return [value for row in self.table.rows if (value := row[thing.index].get(name)) is not None]
+
+    def sample_count(self, thing: Thing) -> int:
+        """How many samples there are to look through."""
+        return len(self._host.samples if thing.index == HOST_INDEX else self.table.rows)
+
+    def properties(self, thing: Thing) -> Mapping[str, Value]:
+        """The properties of an entity."""
+        return self._host.properties if thing.index == HOST_INDEX else self.table.properties[thing.index]
+
+    def kept_before(self) -> dict[str, Mapping[str, Value]]:
+        """The variables that entities have kept from earlier runs, by key; those that have none may be left out."""
+        return {**self.table.variables, **({self._host.key: self._host.variables} if self._host.variables else {})}
+
     def mean(self, thing: Thing, name: str) -> float | None:
         """The mean of a field over the history, None without any value. Raises PolicyError("type", "value")."""
         history = self.history(thing, name)
         if not history:
             return None
         kinds = set(map(type, history))
-        if kinds <= NUMBERS and (kinds == _FLOATS or all(-WIDE < value < WIDE for value in history if type(value) is int)):
+        if kinds == _FLOATS or (kinds <= _INTEGERS and max(history) < WIDE and min(history) > -WIDE):  # type: ignore[type-var, operator]  # seen
             # What most fields hold: neither cost nor conversion.
             return sum(history) / len(history)  # type: ignore[arg-type]  # seen
         values = []

@@ -34,17 +34,21 @@ class PolicyError(Exception):
         self.message = message
 
 
+# The host's place beside those of the guests.
+HOST_INDEX: Final = -1
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Thing:
     """An entity in a run; it is equal only to itself.
 
-    `key`: the snapshot's. `names` says which fields and properties it has. `index`: its place among the guests, -1 for the host.
+    `key`: the snapshot's. `names` says which fields and properties it has. `index`: its place among the guests, HOST_INDEX for the host.
     """
 
     kind: EntityKind
     key: str
     names: Names
-    index: int = -1
+    index: int = HOST_INDEX
 
 
 class Record:

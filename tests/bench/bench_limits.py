@@ -26,9 +26,9 @@ HISTORY: Final = 1000
 LOOPS: Final = 200
 # What takes less than this part of the dearest kind is measured once.
 CHEAP: Final = 0.85
-# Fields of one kind of value each, so that policies can average one after the other.
+# Fields of one kind of value each, so that policies can average one after the other; of `some` every other guest has none.
 NUMBERED: Final[Mapping[str, Value]] = {
-    **{f"{prefix}{number}": value for prefix, value in (("int", 7), ("float", 0.5), ("nil", None)) for number in range(12)},
+    **{f"{prefix}{number}": value for prefix, value in (("int", 7), ("float", 0.5), ("nil", None), ("some", 7)) for number in range(12)},
 }
 FIELDS: Final = frozenset({"mem", "none", "list", "long", "wide", "disks", *NUMBERED})
 _NAMES: Final = Names(FIELDS, FIELDS, frozenset({"t", "u"}), frozenset({"name"}))
@@ -38,11 +38,12 @@ _DISK: Final[Value] = {"name": "vda", "current": {"total_bytes_sec": 5}, "maximu
 _SAMPLE: Final[Sample] = {
     **{"mem": 5, "list": list(range(150)), "long": "x" * 15_000, "wide": "\U0001f600" * 8000, "disks": [_DISK] * 4, **NUMBERED},
 }
+_OTHER: Final[Sample] = {**_SAMPLE, **{name: None for name in NUMBERED if name.startswith("some")}}
 _SAMPLES: Final = [_SAMPLE] * HISTORY
 _HOST: Final = Entity(HOST, _SAMPLES, {"name": "here"})
 _KEYS: Final = [f"00000000-0000-0000-0000-{number:012}" for number in range(GUESTS)]
 _PROPERTIES: Final[Sequence[Mapping[str, Value]]] = [{"name": f"vm{number}"} for number in range(GUESTS)]
-_ROWS: Final = [[_SAMPLE] * GUESTS] * HISTORY
+_ROWS: Final = [[_SAMPLE, _OTHER] * (GUESTS // 2)] * HISTORY
 
 
 def world() -> Snapshot:
@@ -80,6 +81,8 @@ KINDS: Final[Mapping[str, str]] = {
     "averages of floats": loops("(g.StatAvg 'float#')", 12),
     "averages of integers": loops("(g.StatAvg 'int#')", 12),
     "averages of nothing": loops("(if 0 (g.StatAvg 'nil#') 1)", 12),
+    "averages of some": loops("(if 0 (g.StatAvg 'some#') 1)", 12),
+    "averages of lists": loops("(if 0 (g.StatAvg 'disks') 1)", 12),
     "averages of one field": loops("(g.StatAvg 'mem')" * 3),
     "averages in functions": unknown("(g.StatAvg 'int0')(g.StatAvg 'float0')(g.StatAvg 'float1')"),
     "disks": loops("(with g.disks d {" + LIMITS + "})"),

@@ -123,7 +123,7 @@ def test_generated_code_does_not_depend_on_what_names_and_texts_a_policy_has(tre
 
 FIXED: Final = {"R", "V", "T", "D"}
 NUMBERED: Final = re.compile(r"res\d*|d\d+_\d+|[a-z]\d+[kn]?")
-CONSTANTS: Final = {"LOW", "HIGH", "ABSENT"}
+CONSTANTS: Final = {"LOW", "HIGH", "ABSENT", "EMPTY"}
 REACHED: Final = {"Raw", "Record", "member", "receiver", "items_of", "too_wide"}
 BUILTINS: Final = {"type", "int", "float", "abs", "len", "range", "zip", "Exception"}
 OPERATORS: Final = {f"op{number}" for number in range(len(BINARY) + len(VARIADIC))}

@@ -182,10 +182,10 @@ def test_a_long_journal_is_not_gone_through_after_every_round(items: str, trace:
 
     monkeypatch.setattr(State, "_shorten", counting)
     writes = "".join(f"(g.Control 'c{number}' 1)" for number in range(200))
-    decisions = run(f"(defvar l Guests) (with {items} g {{{writes}}})", guests=400, trace=trace)
+    decisions = run(f"(defvar l Guests) (with {items} g {{{writes}}})", guests=300, trace=trace)
     assert decisions.abandoned == ""
-    assert len(decisions.controls) == 80_000
-    assert 0 < gone_through < 4 * 80_000
+    assert len(decisions.controls) == 60_000
+    assert 0 < gone_through < 4 * 60_000
 
 
 ODD = ["\x00", "\ud800", "\u2028", "\ufeff1", "'\\", "\\", "(\x0b", "\U0010ffff", "-", "-.", ".5.", "0x", "0o", "a.", "((((]"]

@@ -26,7 +26,7 @@ from momservice.policy.operations import BINARY, VARIADIC, items_of
 from momservice.policy.reader import Atom, Group, Node
 from momservice.policy.state import ABSENT, FORM_STEPS
 from momservice.policy.values import INTEGER_BITS, Record, integer
-from momservice.snapshot import Value
+from momservice.snapshot import EMPTY, Value
 
 # Larger programs are left to the tracing evaluator: to make code of them takes longer than it saves.
 LARGEST: Final = 20_000
@@ -255,6 +255,6 @@ def _namespace() -> dict[str, Any]:
     """All that generated code can reach."""
     operations = {OPERATIONS[name]: operation for name, operation in (*BINARY.items(), *VARIADIC.items())}
     known = {name: getattr(builtins, name) for name in _BUILTINS}
-    limits = {"LOW": -(1 << INTEGER_BITS), "HIGH": 1 << INTEGER_BITS, "ABSENT": ABSENT}
+    limits = {"LOW": -(1 << INTEGER_BITS), "HIGH": 1 << INTEGER_BITS, "ABSENT": ABSENT, "EMPTY": EMPTY}
     functions = {"Raw": Raw, "Record": Record, "member": member, "receiver": receiver, "items_of": items_of, "too_wide": integer}
     return {"__builtins__": {}, **operations, **known, **limits, **functions}

@@ -12,16 +12,30 @@ from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final, NoReturn
 
-from momservice.columns import GuestTable, Raw, Sums, in_column
+from momservice.columns import Raw, Sums, in_column
 from momservice.fields import Schema
 from momservice.policy.compiled.controls import Controls
-from momservice.policy.compiled.shape import GENERATED, HOST_INDEX, Abandoned, Certain, Compiled, Form, Function, Site
+from momservice.policy.compiled.shape import GENERATED, Abandoned, Certain, Compiled, Form, Function, Site
 from momservice.policy.decisions import CALLS, Call, Decisions, Failure, Place, Wanted
 from momservice.policy.forms import TUNE_FIGURES
 from momservice.policy.members import METHOD_CODE, SAMPLES_PER_STEP, member, no_data
 from momservice.policy.operations import items_of
 from momservice.policy.state import CALL_DEPTH, FORM_STEPS, ROUND_STEPS, RUN_COUNTED, RUN_WORK, State
-from momservice.policy.values import LIST_DEPTH, NUMBERS, Datum, List, PolicyError, Record, Thing, cost, inward, outward, short, shown
+from momservice.policy.values import (
+    HOST_INDEX,
+    LIST_DEPTH,
+    NUMBERS,
+    Datum,
+    List,
+    PolicyError,
+    Record,
+    Thing,
+    cost,
+    inward,
+    outward,
+    short,
+    shown,
+)
 from momservice.snapshot import HOST, Snapshot, Value
 
 
@@ -34,12 +48,10 @@ class Run(State):
     _site: int | Site = 0
 
     def __init__(self, compiled: Compiled, schema: Schema, snapshot: Snapshot, parameters: Mapping[str, Value]) -> None:
-        super().__init__(parameters)
+        super().__init__(snapshot, parameters)
         self._compiled = compiled
         self._schema = schema
-        self._snapshot = snapshot
-        guests = snapshot.guests
-        self.table = table = guests if isinstance(guests, GuestTable) else GuestTable.of(guests)
+        table = self.table
         self.column = table.column
         # The fields whose history has been paid for.
         self._summed: set[str] = set()
@@ -120,11 +132,7 @@ class Run(State):
         return [wanted for index in sorted(found) if index not in self.dropped for wanted in found[index]]
 
     def _variables(self) -> Mapping[str, Mapping[str, Value]]:
-        host = self._snapshot.host
-        if not (self._kept or host.variables or self.table.variables):
-            return {}
-        before = {**self.table.variables, **({host.key: host.variables} if host.variables else {})}
-        return {key: values for key, values in {**before, **self._kept}.items() if values}
+        return {key: values for key, values in {**self.kept_before(), **self._kept}.items() if values}
 
     # --- steps ---------------------------------------------------------------------------------------------------------------------
 
@@ -240,25 +248,17 @@ class Run(State):
             self._list = List(map(self.thing, range(len(self.table.keys))))
         return self._list
 
-    def newest(self, thing: Thing, name: str) -> Value:
-        """The newest value of a field."""
-        if thing.index == HOST_INDEX:
-            return self._snapshot.host.newest(name)
-        return self.table.rows[-1][thing.index].get(name) if self.table.rows else None
-
     def history(self, thing: Thing, name: str) -> Sequence[Value]:
         """The values of a field in all samples."""
         # To look through samples takes longer than their steps tell.
         self.pay(4 * self.sample_count(thing))
-        if thing.index == HOST_INDEX:
-            return self._snapshot.host.history(name)
-        return [value for row in self.table.rows if (value := row[thing.index].get(name)) is not None]
+        return super().history(thing, name)
 
     def sums(self, name: str) -> Sums:
         """The sums of a field over the history. Paid for as if they weren't there yet, so that the same run always costs the same."""
         if name not in self._summed:
             self._summed.add(name)
-            self.pay(len(self.table.rows) * self.count // 2)
+            self.pay(len(self.table.rows) * self.count)
         return self.table.sums(name)
 
     def mean(self, thing: Thing, name: str) -> float | None:
@@ -270,17 +270,9 @@ class Run(State):
                 return total / sums.samples
         return super().mean(thing, name)
 
-    def sample_count(self, thing: Thing) -> int:
-        """How many samples there are."""
-        return len(self._snapshot.host.samples if thing.index == HOST_INDEX else self.table.rows)
-
-    def properties(self, thing: Thing) -> Mapping[str, Value]:
-        """The properties of an entity."""
-        return self._snapshot.host.properties if thing.index == HOST_INDEX else self.table.properties[thing.index]
-
     def host_value(self, name: str) -> Value | Raw:
         """The newest value of a field of the host, as columns have it."""
-        return in_column(self._snapshot.host.newest(name))
+        return in_column(self._host.newest(name))
 
     def host_mean(self, name: str) -> float:
         """`Host.StatAvg` of a field that is collected; what it was the last time, for samples don't change within a run."""
@@ -320,8 +312,6 @@ class Run(State):
         if item:
             self._limited.add((key, item))
             for limits in self._current.get((key, item), ()):
-                if limits.figures is limits.source:
-                    limits.figures = dict(limits.source)
                 self.write(limits.figures, name, limits.source.get(name) if value is None else value)  # type: ignore[arg-type]  # ours
 
     def limit(self, disk: Record, figure: str, value: Datum, site: int) -> None:
@@ -331,28 +321,36 @@ class Run(State):
 
     def part(self, disk: Datum, name: str) -> Datum:
         """The limits of a disk by their name, with their figures at hand."""
-        limits = disk.source.get(name) if type(disk) is Record and disk.role == "item" else None
-        if type(disk) is not Record or type(limits) is not dict or disk.depth >= LIST_DEPTH - 1:
+        if type(disk) is not Record or disk.role != "item" or disk.depth >= LIST_DEPTH - 1:
             return member(self, disk, name)
-        self.steps -= len(limits)
-        self.counted -= len(limits)
+        limits = disk.source.get(name)
+        if type(limits) is not dict:
+            return member(self, disk, name)
+        size = len(limits)
+        self.steps -= size
+        self.counted -= size
         if self.steps < 0 or self.counted < 0:
             raise Abandoned("limit")
         if name == "current" and disk.item:
-            for known in self._current.get((disk.owner, disk.item), ()):
-                if known.source is limits:
-                    return known
-            return self._followed(Record(limits, disk.owner, disk.item, name, disk.depth + 1, limits))
+            return self._followed(disk, limits)
         return Record(limits, disk.owner, disk.item, name, disk.depth + 1, limits)
 
-    def _followed(self, limits: Record) -> Record:
+    def _followed(self, disk: Record, limits: dict[str, Value]) -> Record:
         """The current limits of a disk: from now on its figures become what setters set."""
-        key = (limits.owner, limits.item)
+        key = (disk.owner, disk.item)
+        known = self._current.get(key)
+        if known is None:
+            known = self._current[key] = []
+        for one in known:
+            if one.source is limits:
+                return one
+        figures = dict(limits)
         if key in self._limited:
-            wanted = {name: self.wanted(limits.owner, name, limits.item) for name in TUNE_FIGURES}
-            limits.figures = {**limits.source, **{name: value for name, value in wanted.items() if value is not None}}
-        self._current.setdefault(key, []).append(limits)
-        return limits
+            wanted = {name: self.wanted(disk.owner, name, disk.item) for name in TUNE_FIGURES}
+            figures.update({name: value for name, value in wanted.items() if value is not None})
+        record = Record(limits, disk.owner, disk.item, "current", disk.depth + 1, figures)
+        known.append(record)
+        return record
 
     def wanted(self, key: str, name: str, item: str = "") -> Value:
         """The control that has been taken, None if none has."""
@@ -386,7 +384,7 @@ class Run(State):
 
     def _before(self, thing: Thing) -> Mapping[str, Value]:
         if thing.index == HOST_INDEX:
-            return self._snapshot.host.variables
+            return self._host.variables
         return self.table.variables.get(thing.key, {})
 
     # --- what generated code calls where it knows little -------------------------------------------------------------------------------

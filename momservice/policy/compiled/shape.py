@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
 # The file name of generated code, by which its frames are known.
 GENERATED: Final = "<policy>"
-# A table of controls has the host's at this index, the guests' at theirs.
-HOST_INDEX: Final = -1
 
 # Where something happened: the offset in the text of all fragments, and of each call that led there the function and the offset.
 Site = tuple[int, Sequence[tuple[str, int]]]

@@ -41,6 +41,8 @@ from momservice.policy.reader import Group, Node
 # Inlining may multiply the code: beyond so many values in a form it isn't worth it.
 INLINED: Final = 4000
 NESTED_CALLS: Final = 30
+# Integers below it take Python one digit.
+_SMALL: Final = 1 << 30
 
 
 class StaticEmitter(OperatorEmitter):
@@ -78,6 +80,8 @@ class StaticEmitter(OperatorEmitter):
         self._values = 0
         # Limits of disks that have been read, by variable and name, as long as nothing may have set them.
         self._figures: dict[tuple[str, str], Val] = {}
+        # Where the mapping of all of them is, by variable.
+        self._mappings: dict[str, str] = {}
 
     # --- the function ------------------------------------------------------------------------------------------------------------------
 
@@ -442,14 +446,27 @@ class StaticEmitter(OperatorEmitter):
             self.block.append(tree.if_(tree.negate(tree.is_type(known.expr, "int")), [again], []))
             return known
         found = self.fresh("t")
-        at_hand = tree.get_of(tree.attribute(limits.expr, "figures"), key)
-        self.block.append(tree.assign(found, tree.choose(tree.is_type(limits.expr, "Record"), at_hand, tree.constant(None))))
+        self.block.append(tree.assign(found, tree.get_of(self._at_hand(limits), key)))
         value = tree.name(found)
-        good = tree.all([tree.is_type(value, "int"), tree.between(tree.name("LOW"), value, tree.name("HIGH"))])
+        # Python compares small integers faster than it could ask whether they are wide.
+        narrow = tree.between(tree.constant(-1), value, tree.constant(_SMALL))
+        good = tree.all([tree.is_type(value, "int"), tree.any([narrow, tree.between(tree.name("LOW"), value, tree.name("HIGH"))])])
         asked = tree.assign(found, self.risky(tree.call("member", tree.name(RUN), limits.expr, key)))
         self.block.append(tree.if_(tree.negate(good), [asked], []))
         read = self._figures[limits.var, name] = Val(value, stable=True, var=found)
         return read
+
+    def _at_hand(self, limits: Val) -> ast.expr:
+        """The mapping of a disk's limits that are integers; the same one however often it is set. An empty one of what isn't limits."""
+        tree = self.tree
+        if limits.var in self._mappings:
+            return tree.name(self._mappings[limits.var])
+        mapping = self.fresh("q")
+        figures = tree.choose(tree.is_type(limits.expr, "Record"), tree.attribute(limits.expr, "figures"), tree.name("EMPTY"))
+        self.block.append(tree.assign(mapping, figures))
+        if limits.var:
+            self._mappings[limits.var] = mapping
+        return tree.name(mapping)
 
     def forget_figures(self) -> None:
         """From here on, limits of disks may be others."""
@@ -457,10 +474,11 @@ class StaticEmitter(OperatorEmitter):
 
     def branch(self, node: Node, want: Want) -> tuple[list[ast.stmt], Val]:
         """The code of a value in a block of its own: what it reads isn't at hand outside of it."""
-        before = self._figures
+        before, mappings = self._figures, self._mappings
         self._figures = mine = dict(before)
+        self._mappings = dict(mappings)
         result = super().branch(node, want)
-        self._figures = before if self._figures is mine else {}
+        self._figures, self._mappings = (before if self._figures is mine else {}), mappings
         return result
 
     def field(self, ref: Ref, name: str) -> Val | None:
