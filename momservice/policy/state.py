@@ -131,9 +131,9 @@ class State(ABC):
     # --- changes and their undoing ---------------------------------------------------------------------------------------------------
 
     def write(self, table: dict[Any, Any], name: object, value: object) -> None:
-        """Sets or (value ABSENT) removes an entry, so that it can be undone."""
+        """Sets an entry, so that it can be undone."""
         self.journal.append((table, name, table.get(name, ABSENT)))
-        _put(table, name, value)
+        table[name] = value
 
     def undo(self, mark: int) -> None:
         """Goes back to when the journal was that long."""

@@ -102,9 +102,9 @@ class List:
         self.items = tuple(items)
         self.weight = len(self.items)
         self.depth = 1
-        for item in self.items:
+        for item in () if _HOLDERS.isdisjoint(map(type, self.items)) else self.items:
             if type(item) is Record:
-                self.weight += item.weight
+                self.weight += len(item.source)
             elif type(item) is List:
                 self.weight += item.weight
                 self.depth = max(self.depth, item.depth + 1)
@@ -117,6 +117,8 @@ class List:
         return bool(self.items)
 
 
+# What adds to a list more than one value.
+_HOLDERS: Final = frozenset({Record, List})
 Datum: TypeAlias = bool | int | float | str | List | Thing | Record | None
 NUMBERS: Final = frozenset({bool, int, float})
 # What may be of any value, and costs nothing to take in.
@@ -163,7 +165,9 @@ def integer(value: int) -> int:
 
 def text(value: str) -> str:
     """The string, if it has at most 64 KiB. Raises PolicyError("value")."""
-    if len(value) > STRING_BYTES or (len(value) * 4 > STRING_BYTES and len(value.encode(errors="surrogatepass")) > STRING_BYTES):
+    if len(value) <= STRING_BYTES // 4:
+        return value
+    if len(value) > STRING_BYTES or len(value.encode(errors="surrogatepass")) > STRING_BYTES:
         raise PolicyError("value", f"a string of more than {STRING_BYTES // 1024} KiB")
     return value
 
@@ -183,16 +187,20 @@ def inward(value: Value, owner: str = "", depth: int = 0, part: tuple[str, str] 
     if isinstance(value, int):
         return integer(int(value))
     if isinstance(value, list | tuple) and depth < LIST_DEPTH:
-        return List([inward(inner, owner, depth + 1, part) for inner in value])
+        depth += 1
+        # Disks, mostly: without another look at what they are.
+        records = depth < LIST_DEPTH
+        return List([_record(i, owner, depth, part) if records and type(i) is dict else inward(i, owner, depth, part) for i in value])
     if isinstance(value, Mapping) and depth < LIST_DEPTH:
         return _record(value, owner, depth, part)
     raise PolicyError("value", "the snapshot holds a value that the language has no type for")
 
 
 def _record(value: Mapping[str, Value], owner: str, depth: int, part: tuple[str, str] | None) -> Record:
+    if part is not None:
+        return Record(value, owner, *part, depth)
     name = value.get("name")
-    item, role = part or (text(str(name)) if isinstance(name, str) else "", "item")
-    return Record(value, owner, item, role, depth)
+    return Record(value, owner, text(str(name)) if isinstance(name, str) else "", "item", depth)
 
 
 def plain(value: Datum) -> Value:

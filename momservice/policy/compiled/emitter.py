@@ -182,12 +182,13 @@ class Emitter(ABC):
             value = self.value(node)
             # What neither does anything nor can fail may as well come first.
             if self.fails or len(self.block) > start:
-                self._settle(values, start, pending=len(self.block) > start)
+                self.settle(values, start, pending=len(self.block) > start)
             self.fails = self.fails or failed
             values.append(value)
         return values
 
-    def _settle(self, values: list[Val], start: int, *, pending: bool) -> None:
+    def settle(self, values: list[Val], start: int, *, pending: bool) -> None:
+        """Evaluates values before the code that begins at `start`."""
         after = self.block[start:]
         del self.block[start:]
         for index, value in enumerate(values):
@@ -204,7 +205,8 @@ class Emitter(ABC):
         if want is Want.VALUE:
             return value
         if want is Want.DROP:
-            if not value.repeatable or value.types & RAW:
+            # What is known at compile time is there without being evaluated.
+            if value.ref is None and (not value.repeatable or value.types & RAW):
                 self.block.append(self.tree.do(self.datum(value)))
         else:
             expr = self.datum(value)

@@ -54,10 +54,18 @@ class GuestLoop:
     sums: dict[str, str] = field(default_factory=dict)
 
 
-# An entity known at compile time: the host, the list of guests, or the guest of a loop.
+@dataclass(frozen=True, slots=True, eq=False)
+class Part:
+    """A disk's limits, of which mostly single figures are read: `mapping` is the variable that has them, `whole` gives all as a value."""
+
+    whole: ast.expr
+    mapping: str
+
+
+# What is known at compile time: the host, the list of guests, the guest of a loop, or limits of a disk.
 HOST_REF: Final = "host"
 GUESTS_REF: Final = "guests"
-Ref = str | GuestLoop
+Ref = str | GuestLoop | Part
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ import ast
 from collections.abc import Sequence
 
 from momservice.policy.compiled.emitter import METHOD_WORK, SETTING_WORK
-from momservice.policy.compiled.facts import FLOAT, GUESTS_REF, HOST_REF, SCALAR, GuestLoop, Ref, Val
+from momservice.policy.compiled.facts import FLOAT, GUESTS_REF, HOST_REF, SCALAR, GuestLoop, Part, Ref, Val
 from momservice.policy.compiled.loops import LoopEmitter
 from momservice.policy.forms import METHODS, READING, TUNE_FIGURE_OF, TUNE_SETTERS
 from momservice.policy.reader import Atom, Group, Node
@@ -25,12 +25,12 @@ class StaticCode(LoopEmitter):
         self.steps += len(path) + _CALL
         self.at(head)
         base = self.read(head, path)
-        if base.ref in (None, GUESTS_REF) or method not in METHODS:
+        if base.ref in (None, GUESTS_REF) or isinstance(base.ref, Part) or method not in METHODS:
             base = self._receiver(self.kept(base), method)
         values = self.known_operands(operands)
         site = self.at(node)
         name = operands[0].value if isinstance(operands[0], Atom) else None
-        if base.ref is not None and isinstance(name, str) and method in METHODS:
+        if base.ref is not None and not isinstance(base.ref, Part) and isinstance(name, str) and method in METHODS:
             found = self._direct(base.ref, method, name, values, site)
             if found is not None:
                 return found

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Final
 
 from momservice.policy.compiled.emitter import OPERAND_WORK, OPERATIONS, Emitter
-from momservice.policy.compiled.facts import ANY, BOOL, FLOAT, INT, LIST, NUMBER, SCALAR, STR, Val
+from momservice.policy.compiled.facts import ANY, BOOL, FLOAT, INT, LIST, NUMBER, RAW, SCALAR, STR, Val
 from momservice.policy.names import form_name
 from momservice.policy.operations import BINARY
 from momservice.policy.reader import Group, Node
@@ -34,7 +34,8 @@ class OperatorEmitter(Emitter, ABC):
             return self._arithmetic(name, *values)
         if name in _ORDER:
             return self._order(name, *values)
-        values = [self.known(value) for value in values]
+        # Alone, it is mostly asked about because it is used next.
+        values = [self.kept(value) if len(values) == 1 and value.types & RAW else self.known(value) for value in values]
         if name in _EQUAL:
             return self._equal(name, *values)
         if name in BINARY:
@@ -130,16 +131,16 @@ class OperatorEmitter(Emitter, ABC):
 
     def _variadic(self, name: str, values: Sequence[Val]) -> Val:
         tree, nil = self.tree, self.tree.constant(None)
-        scalar = all(value.only(SCALAR) for value in values)
-        if name == "not" and scalar:
+        if name == "not":
+            # What is false in Python is so here, whatever its type.
             return Val(tree.negate(values[0].expr), BOOL, 0)
-        if name in ("null", "valid") and scalar and len(values) == 1:
+        if len(values) == 1 and (name == "valid" or (name == "null" and values[0].only(SCALAR))):
             value = values[0] if isinstance(values[0].expr, ast.Name) else self.kept(replace(values[0], stable=False))
             return Val(tree.compare(value.expr, ast.Is() if name == "null" else ast.IsNot(), nil), BOOL, 0)
         if name == "abs" and values[0].only(NUMBER):
             types = values[0].types & (FLOAT | INT) | (INT if values[0].types & BOOL else 0)
             return Val(tree.call("abs", values[0].expr), types, values[0].bits)
-        if all(value.types & (INT | FLOAT) for value in values) and (name == "not" or len(values) == len(("left", "right"))):
+        if all(value.types & (INT | FLOAT) for value in values) and len(values) == len(("left", "right")):
             found = self._of_numbers(name, values)
             if found is not None:
                 return found
@@ -152,13 +153,11 @@ class OperatorEmitter(Emitter, ABC):
         return Val(self.risky(expr), types)
 
     def _of_numbers(self, name: str, values: Sequence[Val]) -> Val | None:
-        """One or two operands that are numbers, or will mostly be."""
+        """Two operands that are numbers, or will mostly be."""
         tree = self.tree
         values = [self.kept(value) for value in values]
         first, last = values[0], values[-1]
-        if name == "not":
-            direct = Val(tree.negate(first.expr), BOOL, 0)
-        elif name in ("min", "max"):
+        if name in ("min", "max"):
             better = tree.compare(last.expr, ast.Lt() if name == "min" else ast.Gt(), first.expr)
             numbers = (first.types | last.types) & NUMBER
             direct = Val(tree.choose(better, last.expr, first.expr), numbers, max(first.bits, last.bits))

@@ -36,7 +36,7 @@ from momservice.policy.values import (
     short,
     shown,
 )
-from momservice.snapshot import HOST, Snapshot, Value
+from momservice.snapshot import EMPTY, HOST, Snapshot, Value
 
 
 class Run(State):
@@ -70,8 +70,8 @@ class Run(State):
         self.counted = RUN_COUNTED
         # The disks, by owner and name, that setters have been called of.
         self._limited: set[tuple[str, str]] = set()
-        # The current limits of disks that have been read, by owner and name.
-        self._current: dict[tuple[str, str], list[Record]] = {}
+        # The current limits of disks that have been read, by owner and name, each as it was and as setters have made it.
+        self._current: dict[tuple[str, str], tuple[tuple[Mapping[str, Value], dict[str, Value]], ...]] = {}
         # Values of columns that have been taken in, by the identity of what holds them.
         self._opened: dict[int, tuple[Raw, Datum]] = {}
         self._things: dict[int, Thing] = {}
@@ -307,50 +307,52 @@ class Run(State):
 
     def want(self, key: str, name: str, item: str, value: Value, place: Place) -> None:  # the site tells the place
         """Takes a control of the entity `key`."""
-        table = self.controls.setdefault((name, item), {})
+        control = (name, item)
+        table = self.controls.get(control)
+        if table is None:
+            table = self.controls[control] = {}
         self.write(table, self._index(key), (value, self._site))
         if item:
-            self._limited.add((key, item))
-            for limits in self._current.get((key, item), ()):
-                self.write(limits.figures, name, limits.source.get(name) if value is None else value)  # type: ignore[arg-type]  # ours
+            disk = (key, item)
+            self._limited.add(disk)
+            for limits, figures in self._current.get(disk, ()):
+                self.write(figures, name, limits.get(name) if value is None else value)
 
     def limit(self, disk: Record, figure: str, value: Datum, site: int) -> None:
         """Calls a setter of a disk."""
         self._site = (self._compiled.sites[site][0], tuple(self.calls)) if self.calls else site
-        self.want(disk.owner, figure, disk.item, self.sendable(value), _NOWHERE)
+        self.want(disk.owner, figure, disk.item, value if type(value) is int else self.sendable(value), _NOWHERE)
+
+    def limits(self, disk: Datum, name: str) -> Mapping[str, Value]:
+        """What integers the limits of a disk are, by figure; those that aren't at hand have to be asked for. Raises PolicyError("name")."""
+        limits = disk.source.get(name) if type(disk) is Record and disk.role == "item" else None
+        if type(disk) is not Record or type(limits) is not dict or disk.depth >= LIST_DEPTH - 1:
+            member(self, disk, name)
+            return EMPTY
+        return self._followed(disk, limits) if name == "current" and disk.item else limits
 
     def part(self, disk: Datum, name: str) -> Datum:
-        """The limits of a disk by their name, with their figures at hand."""
-        if type(disk) is not Record or disk.role != "item" or disk.depth >= LIST_DEPTH - 1:
-            return member(self, disk, name)
-        limits = disk.source.get(name)
-        if type(limits) is not dict:
-            return member(self, disk, name)
-        size = len(limits)
-        self.steps -= size
-        self.counted -= size
-        if self.steps < 0 or self.counted < 0:
-            raise Abandoned("limit")
-        if name == "current" and disk.item:
-            return self._followed(disk, limits)
-        return Record(limits, disk.owner, disk.item, name, disk.depth + 1, limits)
+        """The limits of a disk as a value."""
+        value = member(self, disk, name)
+        if type(value) is Record:
+            value.figures = self.limits(disk, name)
+        return value
 
-    def _followed(self, disk: Record, limits: dict[str, Value]) -> Record:
-        """The current limits of a disk: from now on its figures become what setters set."""
+    def _followed(self, disk: Record, limits: Mapping[str, Value]) -> Mapping[str, Value]:
+        """The current limits of a disk, which become what setters set."""
         key = (disk.owner, disk.item)
-        known = self._current.get(key)
-        if known is None:
-            known = self._current[key] = []
-        for one in known:
-            if one.source is limits:
-                return one
+        known = self._current.get(key, ())
+        for source, figures in known:
+            if source is limits:
+                return figures
+        if len(limits) > len(TUNE_FIGURES):
+            self.charge(len(limits))
         figures = dict(limits)
         if key in self._limited:
             wanted = {name: self.wanted(disk.owner, name, disk.item) for name in TUNE_FIGURES}
             figures.update({name: value for name, value in wanted.items() if value is not None})
-        record = Record(limits, disk.owner, disk.item, "current", disk.depth + 1, figures)
-        known.append(record)
-        return record
+        self._current[key] = (*known, (limits, figures))
+        return figures
 
     def wanted(self, key: str, name: str, item: str = "") -> Value:
         """The control that has been taken, None if none has."""
@@ -485,7 +487,8 @@ class Run(State):
     def list_of(self, values: Sequence[Datum]) -> List:
         """The values of a loop as a list."""
         result = List(values)
-        self.charge(result.weight - len(result.items))
+        if result.weight > len(values):
+            self.charge(result.weight - len(values))
         return result
 
     def undefined(self, name: str) -> NoReturn:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 
 from momservice.policy.compiled.emitter import CALL_WORK, METHOD_WORK, Sites, Want
@@ -27,6 +28,7 @@ from momservice.policy.compiled.facts import (
     UNDEFINED,
     Fact,
     GuestLoop,
+    Part,
     Ref,
     Unresolved,
     Val,
@@ -80,8 +82,8 @@ class StaticEmitter(OperatorEmitter):
         self._values = 0
         # Limits of disks that have been read, by variable and name, as long as nothing may have set them.
         self._figures: dict[tuple[str, str], Val] = {}
-        # Where the mapping of all of them is, by variable.
-        self._mappings: dict[str, str] = {}
+        # By variable, the variable of what has been made of it: of a RAW value the one of the language, of limits their mapping.
+        self._made_of: dict[str, str] = {}
 
     # --- the function ------------------------------------------------------------------------------------------------------------------
 
@@ -276,13 +278,19 @@ class StaticEmitter(OperatorEmitter):
         if fact.state == ALWAYS:
             self.deliver(value, Want.DROP)
             return self._from(slot, name)
-        self._store(slot, value, fact)
+        self._store(slot, name, value, fact)
         return self._from(slot, name)
 
-    def _store(self, slot: Slot, value: Val, fact: Fact) -> None:
+    def _store(self, slot: Slot, name: str, value: Val, fact: Fact) -> None:
         if slot.depth == 0:
             self._written.add(slot.var)
+        if slot.ref is not None:
+            # It has been something else on another way here.
+            raise Unresolved
         if fact.state == NEVER:
+            if isinstance(value.ref, Part) and slot.depth > 0 and name not in self.world.assigned:
+                slot.ref = value.ref
+                value = replace(value, expr=self.tree.name(value.ref.mapping))
             self.block.append(self.tree.assign(slot.var, value.expr))
             self._facts[slot.var] = Fact(ALWAYS, value.types, value.bits)
             return
@@ -410,7 +418,9 @@ class StaticEmitter(OperatorEmitter):
     # --- entities ------------------------------------------------------------------------------------------------------------------------
 
     def entity(self, ref: Ref) -> Val:
-        """An entity as a value."""
+        """What is known at compile time, as a value."""
+        if isinstance(ref, Part):
+            return Val(ref.whole, ref=ref)
         if isinstance(ref, GuestLoop):
             return Val(self.tree.run("thing", self.tree.name(ref.index)), THING, 0, ref=ref)
         of_run = self.tree.attribute(self.tree.name(RUN), "host" if ref == HOST_REF else "guest_list")
@@ -426,47 +436,64 @@ class StaticEmitter(OperatorEmitter):
         return value
 
     def _member(self, value: Val, name: str) -> Val:
+        if isinstance(value.ref, Part):
+            return self._figure(value, name) if name in TUNE_FIGURES else self._asked(value, name)
         if value.ref is not None and value.ref != GUESTS_REF:
             found = self.field(value.ref, name)
             if found is not None:
                 return found
         if name in TUNE_PARTS:
-            return self.kept(Val(self.risky(self.tree.run("part", self.datum(value), self.tree.constant(name)))))
+            return self._part(self.kept(value), name)
         if name in TUNE_FIGURES:
             return self._figure(self.kept(value), name)
+        return self._asked(value, name)
+
+    def _asked(self, value: Val, name: str) -> Val:
         return Val(self.risky(self.tree.call("member", self.tree.name(RUN), self.datum(value), self.tree.constant(name))))
+
+    def _part(self, disk: Val, name: str) -> Val:
+        """Limits of a disk, made into a value only where they are used as one."""
+        tree, mapping = self.tree, self.fresh("q")
+        operands = (disk.expr, tree.constant(name))
+        self.block.append(tree.assign(mapping, self.risky(tree.run("limits", *operands))))
+        return self.entity(Part(self.risky(tree.run("part", *operands)), mapping))
 
     def _figure(self, limits: Val, name: str) -> Val:
         """A limit of a disk: mostly an integer that is at hand."""
         tree, key = self.tree, self.tree.constant(name)
-        known = self._figures.get((limits.var, name))
-        if known is not None and limits.var:
+        mapping = self._at_hand(limits)
+        known = self._figures.get((mapping, name))
+        if known is not None:
             # What isn't an integer has to be paid for each time.
             again = tree.assign(known.var, tree.call("member", tree.name(RUN), limits.expr, key))
             self.block.append(tree.if_(tree.negate(tree.is_type(known.expr, "int")), [again], []))
             return known
         found = self.fresh("t")
-        self.block.append(tree.assign(found, tree.get_of(self._at_hand(limits), key)))
+        # Both together are faster than a call of get().
+        at_hand = tree.choose(tree.compare(key, ast.In(), tree.name(mapping)), tree.item(mapping, key), tree.constant(None))
+        self.block.append(tree.assign(found, at_hand))
         value = tree.name(found)
         # Python compares small integers faster than it could ask whether they are wide.
         narrow = tree.between(tree.constant(-1), value, tree.constant(_SMALL))
         good = tree.all([tree.is_type(value, "int"), tree.any([narrow, tree.between(tree.name("LOW"), value, tree.name("HIGH"))])])
         asked = tree.assign(found, self.risky(tree.call("member", tree.name(RUN), limits.expr, key)))
         self.block.append(tree.if_(tree.negate(good), [asked], []))
-        read = self._figures[limits.var, name] = Val(value, stable=True, var=found)
+        read = self._figures[mapping, name] = Val(value, stable=True, var=found)
         return read
 
-    def _at_hand(self, limits: Val) -> ast.expr:
+    def _at_hand(self, limits: Val) -> str:
         """The mapping of a disk's limits that are integers; the same one however often it is set. An empty one of what isn't limits."""
         tree = self.tree
-        if limits.var in self._mappings:
-            return tree.name(self._mappings[limits.var])
+        if isinstance(limits.ref, Part):
+            return limits.ref.mapping
+        if limits.var in self._made_of:
+            return self._made_of[limits.var]
         mapping = self.fresh("q")
         figures = tree.choose(tree.is_type(limits.expr, "Record"), tree.attribute(limits.expr, "figures"), tree.name("EMPTY"))
         self.block.append(tree.assign(mapping, figures))
         if limits.var:
-            self._mappings[limits.var] = mapping
-        return tree.name(mapping)
+            self._made_of[limits.var] = mapping
+        return mapping
 
     def forget_figures(self) -> None:
         """From here on, limits of disks may be others."""
@@ -474,11 +501,11 @@ class StaticEmitter(OperatorEmitter):
 
     def branch(self, node: Node, want: Want) -> tuple[list[ast.stmt], Val]:
         """The code of a value in a block of its own: what it reads isn't at hand outside of it."""
-        before, mappings = self._figures, self._mappings
+        before, made_of = self._figures, self._made_of
         self._figures = mine = dict(before)
-        self._mappings = dict(mappings)
+        self._made_of = dict(made_of)
         result = super().branch(node, want)
-        self._figures, self._mappings = (before if self._figures is mine else {}), mappings
+        self._figures, self._made_of = (before if self._figures is mine else {}), made_of
         return result
 
     def field(self, ref: Ref, name: str) -> Val | None:
@@ -501,10 +528,25 @@ class StaticEmitter(OperatorEmitter):
     def opened(self, value: Val) -> ast.expr:
         """A value of a column as one of the language."""
         tree, line = self.tree, self.tree.line
+        if value.var in self._made_of:
+            return tree.name(self._made_of[value.var])
         tree.line = value.line
         expr = tree.choose(tree.is_type(value.expr, "Raw"), tree.run("taken", value.expr, self._indices[value.var]), value.expr)
         tree.line = line
         return expr
+
+    def kept(self, value: Val) -> Val:
+        """The same value, in a variable if it isn't stable. A RAW one needn't be taken in again."""
+        kept = super().kept(value)
+        if value.types & RAW and value.var:
+            self._made_of[value.var] = kept.var
+        return kept
+
+    def settle(self, values: list[Val], start: int, *, pending: bool) -> None:
+        """Evaluates values before the code that begins at `start`, so without what that has at hand."""
+        made_of, self._made_of = self._made_of, {}
+        super().settle(values, start, pending=pending)
+        self._made_of = {**made_of, **self._made_of}
 
     def control(self, ref: Ref, name: str, value: Val, site: int) -> None:
         """A control of the guest whose round it is, or of the host: in a table of the form's own, that counts at the form's end."""
