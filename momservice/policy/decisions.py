@@ -94,8 +94,7 @@ class Failure(NamedTuple):
         return f"{self.place}: {self.message}{chain}"
 
 
-@dataclass(frozen=True, slots=True)
-class Decisions:
+class Decisions(NamedTuple):
     """The outcome of one run.
 
     `results`: value of each top-level form in order (nil for a failed one); entities and methods in it are given as `Opaque`.

@@ -6,7 +6,7 @@ from __future__ import annotations
 import gc
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import accumulate
 from types import MappingProxyType
 from typing import Final
@@ -143,7 +143,7 @@ def _decide(program: Program, snapshot: Snapshot, *, trace: bool) -> Decisions:
     # What the compiled form can finish is within its limits, however many steps the other evaluator counts.
     steps = None if decisions is None else PROVED
     traced = Machine(program.code, program.schema, snapshot, bound, trace=trace, steps=steps).run()
-    return replace(traced, abandoned=abandoned) if abandoned else traced
+    return traced._replace(abandoned=abandoned) if abandoned else traced
 
 
 def _compiled(program: Program, snapshot: Snapshot, parameters: Mapping[str, Value]) -> tuple[Decisions | None, str]:

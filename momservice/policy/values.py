@@ -38,9 +38,10 @@ class PolicyError(Exception):
 HOST_INDEX: Final = -1
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+# Not frozen: to make a frozen one takes three times as long, and every run makes some.
+@dataclass(slots=True, eq=False)
 class Thing:
-    """An entity in a run; it is equal only to itself.
+    """An entity in a run, never changed; it is equal only to itself.
 
     `key`: the snapshot's. `names` says which fields and properties it has. `index`: its place among the guests, HOST_INDEX for the host.
     """

@@ -326,7 +326,7 @@ def debug_is_silent_in_rounds(patch: Patch) -> None:
 def a_run_that_ends_tells_no_result(patch: Patch) -> None:
     def run(right: Callable[..., Any], machine: Machine) -> Decisions:
         decisions: Decisions = right(machine)
-        return replace(decisions, results=decisions.results[:-1]) if decisions.degraded else decisions
+        return decisions._replace(results=decisions.results[:-1]) if decisions.degraded else decisions
 
     wrap(patch, Machine, "run", run)
 

@@ -8,7 +8,6 @@ import builtins
 import json
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from types import CodeType, FunctionType
 from typing import Any, Final
@@ -55,7 +54,7 @@ def alike(text: str) -> Decisions:
     plain, traced = (evaluate(program(text), WORLD, trace=trace) for trace in (False, True))
     assert (plain.abandoned, traced.abandoned) == ("", "")
     controls = [wanted._replace(reads=()) for wanted in traced.controls]
-    assert plain == replace(traced, controls=controls, steps=plain.steps)
+    assert plain == traced._replace(controls=controls, steps=plain.steps)
     return plain
 
 

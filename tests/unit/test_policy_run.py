@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import replace
 
 import pytest
 
@@ -251,7 +250,7 @@ def test_tracing_changes_nothing_but_the_reads() -> None:
     plain, traced = (evaluate(program(text), world(1, 2), trace=trace) for trace in (False, True))
     # The compiled form tells the most that it may take.
     assert plain.steps >= traced.steps
-    untraced = replace(traced, controls=[wanted._replace(reads=()) for wanted in traced.controls], steps=plain.steps)
+    untraced = traced._replace(controls=[wanted._replace(reads=()) for wanted in traced.controls], steps=plain.steps)
     assert plain == untraced
     assert [[(read.entity, read.kind, read.name, read.value) for read in wanted.reads] for wanted in traced.controls] == [
         [],

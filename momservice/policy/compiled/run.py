@@ -124,12 +124,15 @@ class Run(State):
 
     def _wanted(self) -> list[Wanted]:
         keys = (*self.table.keys, HOST)
-        found: dict[int, list[Wanted]] = {}
+        make = tuple.__new__  # What `Wanted` does itself, without naming each field: there may be thousands.
+        found: list[Wanted] = []
+        indices: list[int] = []
         for (name, item), table in sorted(self.controls.items()):
-            for index, (value, site) in table.items():
-                place, calls = self._whereabouts(site)
-                found.setdefault(index, []).append(Wanted(keys[index], name, value, place, calls, item))
-        return [wanted for index in sorted(found) if index not in self.dropped for wanted in found[index]]
+            told = {site: self._whereabouts(site) for site in {site for _, site in table.values()}}
+            found += [make(Wanted, (keys[index], name, value, *told[site], item, ())) for index, (value, site) in table.items()]
+            indices += table
+        order = sorted(range(len(found)), key=indices.__getitem__)
+        return [found[number] for number in order if indices[number] not in self.dropped]
 
     def _variables(self) -> Mapping[str, Mapping[str, Value]]:
         return {key: values for key, values in {**self.kept_before(), **self._kept}.items() if values}
