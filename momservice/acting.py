@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 
 from momservice.controllers import Controller, HelperUnavailable, Outcome, World
 from momservice.policy import Decisions, Wanted
 from momservice.reasons import Reasons
 from momservice.text import shown
+from momservice.watching import PolicyRun, Watchers
 
 log = logging.getLogger(__name__)
 
@@ -33,9 +34,10 @@ News = dict[tuple[str, str], tuple[str, str]]
 class Actor:
     """Applies decisions. `controllers` may be replaced between cycles."""
 
-    def __init__(self, controllers: Sequence[Controller], reasons: Reasons) -> None:
+    def __init__(self, controllers: Sequence[Controller], reasons: Reasons, watchers: Watchers) -> None:
         self.controllers = controllers
         self._reasons = reasons
+        self._watchers = watchers
         self._running: dict[str, asyncio.Future[None]] = {}
         self._news: dict[str, News] = {}
         self._stray: list[str] = []
@@ -45,8 +47,12 @@ class Actor:
         """Whether the helpers answered when they were last needed."""
         return not any(part.startswith(HELPER) for part in self._reasons.lines)
 
-    async def apply(self, decisions: Decisions, world: World, limit_s: float) -> None:
-        """Begin to apply; gives up waiting, not applying, after `limit_s`. A controller still busy with the last cycle is passed over."""
+    async def apply(self, run: PolicyRun, world: World, limit_s: float) -> None:
+        """Begin to apply what a run decided; gives up waiting, not applying, after `limit_s`.
+
+        A controller still busy with the last cycle is passed over.
+        """
+        decisions = run.decisions
         self._warn_of_stray(decisions)
         for part in self.controllers:
             if part.NAME in self._running and not self._running[part.NAME].done():
@@ -54,7 +60,7 @@ class Actor:
                 continue
             mine = {control.name for control in part.CONTROLS}
             wanted = [control for control in decisions.controls if control.name in mine]
-            self._running[part.NAME] = asyncio.ensure_future(self._apply_one(part, wanted, world))
+            self._running[part.NAME] = asyncio.ensure_future(self._apply_one(part, run, wanted, world))
         if self._running:
             await asyncio.wait(self._running.values(), timeout=limit_s)
 
@@ -65,7 +71,7 @@ class Actor:
             log.warning("no controller is configured for %s: the policy sets it in vain", shown(", ".join(stray)))
         self._stray = stray
 
-    async def _apply_one(self, part: Controller, wanted: Sequence[Wanted], world: World) -> None:
+    async def _apply_one(self, part: Controller, run: PolicyRun, wanted: Sequence[Wanted], world: World) -> None:
         try:
             outcomes = await part.apply(wanted, world)
         except HelperUnavailable as error:
@@ -78,9 +84,12 @@ class Actor:
         self._reasons.set(f"controller {part.NAME}", "")
         if any(outcome.status in SENT for outcome in outcomes):
             self._reasons.set(HELPER + part.NAME, "")
-        self._report(part.NAME, outcomes, {(w.entity, w.name): str(w.place) for w in wanted}, world)
+        run.outcomes.update({(outcome.entity, outcome.control, outcome.item): outcome for outcome in outcomes})
+        self._watchers.tell("applied", run, outcomes)
+        self._report(part.NAME, outcomes, wanted, world)
 
-    def _report(self, part: str, outcomes: Sequence[Outcome], places: Mapping[tuple[str, str], str], world: World) -> None:
+    def _report(self, part: str, outcomes: Sequence[Outcome], wanted: Sequence[Wanted], world: World) -> None:
+        places = {(control.entity, control.name): str(control.place) for control in wanted}
         before, now = self._news.get(part, {}), News()
         for outcome in outcomes:
             key = (outcome.entity, outcome.control)

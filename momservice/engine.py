@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -29,11 +30,14 @@ from momservice.reasons import Reasons
 from momservice.snapshot import EMPTY, Sample, Snapshot, Value
 from momservice.store import PolicyStore
 from momservice.text import shown
+from momservice.watching import PolicyRun, Watchers
 
 log = logging.getLogger(__name__)
 
 # The watchdog is fed at least so often, whatever the intervals.
 MAX_TICK_S = 5
+# As many as can be explained.
+KEPT_RUNS = 10
 # A round that has not ended for so many of its intervals, and so many seconds, is stuck.
 STUCK_INTERVALS, STUCK_S = 3, 60
 
@@ -89,8 +93,13 @@ class Engine:
         self._hypervisor = hypervisor
         self._history = History(config.history_length)
         self._unseen: Sample = EMPTY
-        self._reasons = Reasons()
-        self._actor = Actor(parts.controllers, self._reasons)
+        # Who wants to hear what happens.
+        self.watchers = Watchers()
+        # The last runs, newest last.
+        self.runs: deque[PolicyRun] = deque(maxlen=KEPT_RUNS)
+        self._run_number = 0
+        self._reasons = Reasons(changed=partial(self.watchers.tell, "reasons_changed"))
+        self._actor = Actor(parts.controllers, self._reasons, self.watchers)
         self._settling: asyncio.Future[None] | None = None
         self._pause: Pause | None = None
         self._guests_seen_s = time.monotonic()
@@ -234,6 +243,7 @@ class Engine:
         problems: dict[str, str] = {}
         self._history.host.append(self._collect([(part.NAME, partial(part.collect, moment)) for part in self._parts.host], problems))
         self._unseen = self._collect([(part.NAME, partial(part.collect, moment)) for part in self._parts.unseen], problems)
+        self.watchers.tell("sampled", self._world())
         self._blame("host", [part.NAME for part in (*self._parts.host, *self._parts.unseen)], problems)
 
     @staticmethod
@@ -272,9 +282,13 @@ class Engine:
         self._guests_asked = True
         self._reasons.set("hypervisor", "")
         self._guests_seen_s = time.monotonic()
+        before = self._history.guests.keys()
         for uuid in self._history.keep(records):
             self._forget(uuid)
+        now = self._history.guests.keys()
         self._sample_guests()
+        if before != now:
+            self.watchers.tell("guests_changed", sorted(now - before), sorted(before - now))
         # In a task of its own: a helper that hangs must not hold up the next sample.
         if self._settling is None or self._settling.done():
             self._settling = asyncio.ensure_future(self._parts.settle(records, self._world()))
@@ -292,18 +306,25 @@ class Engine:
             sources = [(part.NAME, partial(part.collect, record, moment)) for part in self._parts.guest]
             row.append(self._collect(sources, problems))
         self._history.sample(row)
+        self.watchers.tell("sampled", self._world())
         self._blame("guest", [part.NAME for part in self._parts.guest], problems)
 
     async def _policy_round(self) -> None:
         world = self.snapshot()
         if self._pause or world is None:
             return
+        world = replace(world, parameters=self._store.values)
+        program, generation = self._store.program, self._store.generation
         begin = time.perf_counter()
         self.last_evaluation_us = world.taken_us
-        decisions = evaluate(self._store.program, replace(world, parameters=self._store.values))
+        decisions = evaluate(program, world)
         self.evaluation_duration_us = int((time.perf_counter() - begin) * 1e6)
+        self._run_number += 1
+        run = PolicyRun(self._run_number, generation, program, world, decisions, self.evaluation_duration_us)
+        self.runs.append(run)
         self._take(decisions)
-        await self._actor.apply(decisions, self._world(), self._config.policy_engine_interval_s / 2)
+        self.watchers.tell("ran", run)
+        await self._actor.apply(run, self._world(), self._config.policy_engine_interval_s / 2)
 
     def _take(self, decisions: Decisions) -> None:
         here = self._history.guests.keys() | {"host"}

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from momservice.text import shown
@@ -17,11 +18,12 @@ MAX_CHARACTERS = 500
 class Reasons:
     """One line by part; a part without one is well. Logs each change of a line, not each repetition.
 
-    `last_error`: the last line that was ever set, or that another part noted; "" for none.
+    `last_error`: the last line that was ever set, or that another part noted; "" for none. `changed` is told the lines when they change.
     """
 
     lines: dict[str, str] = field(default_factory=dict)
     last_error: str = ""
+    changed: Callable[[Mapping[str, str]], None] = lambda _lines: None
 
     def set(self, part: str, reason: str) -> None:
         """Set the reason of a part; "" when it is well. It may quote libvirt, a helper or a guest."""
@@ -36,3 +38,4 @@ class Reasons:
         else:
             log.info("%s: well again", part)
             del self.lines[part]
+        self.changed(self.lines)

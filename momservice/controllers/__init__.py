@@ -20,7 +20,10 @@ Status = Literal["applied", "unchanged", "clamped", "held", "refused", "failed"]
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one control. `wanted` is the policy's value, `applied` what was sent; `reason`: one line, "" if none is needed."""
+    """What became of one control. `wanted` is the policy's value, `applied` what was sent; `reason`: one line, "" if none is needed.
+
+    `item`: of an object's setter, its name (a disk's), else "".
+    """
 
     entity: str
     control: str
@@ -28,6 +31,7 @@ class Outcome:
     applied: int | None
     status: Status
     reason: str = ""
+    item: str = ""
 
 
 @dataclass(frozen=True, slots=True)

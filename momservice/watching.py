@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the engine tells others as it happens: signals, explanations, recordings and metrics are made of it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from momservice.controllers import Outcome, World
+from momservice.policy import Decisions, Program
+from momservice.snapshot import Snapshot
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class PolicyRun:
+    """One run of the policy. `snapshot`: what it saw, with the parameters; `duration_us`: of the evaluation, microseconds.
+
+    `number`: counts the runs of this process. `generation`: of the policies. `outcomes`: what became of its controls, by entity, control
+    and item, as controllers tell it.
+    """
+
+    number: int
+    generation: int
+    program: Program
+    snapshot: Snapshot
+    decisions: Decisions
+    duration_us: int
+    outcomes: dict[tuple[str, str, str], Outcome] = field(default_factory=dict)
+
+
+class Watcher:
+    """Hears what the engine does, in the event loop; its methods must not take long. What it raises is logged and stops nothing."""
+
+    def sampled(self, world: World) -> None:
+        """The host or the guests have been sampled."""
+
+    def guests_changed(self, added: Sequence[str], removed: Sequence[str]) -> None:
+        """Guests, by UUID, have come or gone."""
+
+    def ran(self, run: PolicyRun) -> None:
+        """The policy has run; nothing is applied yet."""
+
+    def applied(self, run: PolicyRun, outcomes: Sequence[Outcome]) -> None:
+        """A controller has told what became of its controls of that run (all in `run.outcomes` by now)."""
+
+    def reasons_changed(self, reasons: Mapping[str, str]) -> None:
+        """The status or its reasons, by part, have changed."""
+
+
+@dataclass(slots=True)
+class Watchers:
+    """All watchers; each is told everything, whatever another one does."""
+
+    all: list[Watcher] = field(default_factory=list)
+
+    def tell(self, what: str, *args: object) -> None:
+        """Call the method `what` of each."""
+        for watcher in self.all:
+            try:
+                getattr(watcher, what)(*args)
+            except Exception:
+                # It must not stop the engine.
+                log.exception("internal error in %s.%s", type(watcher).__name__, what)
