@@ -372,11 +372,11 @@ def test_what_is_generated_is_bounded_however_often_it_is_called(text: str, monk
     assert evaluate(loaded.program, Snapshot()).failures == evaluate(loaded.program, Snapshot(), trace=True).failures
 
 
-def both(text: str, *guests: Entity, schema: Schema | None = None) -> Decisions:
+def both(text: str, *guests: Entity, schema: Schema | None = None, host: Entity = WORLD.host) -> Decisions:
     """What the compiled form decides, which must be what the tracing evaluator does."""
     loaded = load({"a": text}, schema or Schema())
     assert loaded.program is not None, loaded.diagnostics
-    plain, traced = (evaluate(loaded.program, Snapshot(guests=guests), trace=trace) for trace in (False, True))
+    plain, traced = (evaluate(loaded.program, Snapshot(host, guests), trace=trace) for trace in (False, True))
     assert plain.abandoned == ""
     assert (plain.results, plain.failures) == (traced.results, traced.failures)
     assert list(plain.controls) == [wanted._replace(reads=()) for wanted in traced.controls]
@@ -412,6 +412,16 @@ def test_an_object_that_belongs_to_no_field_can_t_be_set() -> None:
     text = "(with Guests g (let ((d (g.Prop 'name'))) (d.setTotalBytesSec 5)))"
     decisions = both(text, *disks({"name": "vda"}), schema=Schema(guest=DISKS))
     assert [failure.code for failure in decisions.failures] == ["name"]
+
+
+@pytest.mark.parametrize("loop", ["(with Host.io_tune d {})", "(with Guests h (with Host.io_tune d {}))"])
+def test_limits_that_were_read_after_a_setter_are_undone_with_it(loop: str) -> None:
+    failing = loop.format("{(d.setTotalBytesSec 7) d.current.total_bytes_sec (+ nil 1)}")
+    text = f"(with Guests g {{(if (== (g.Prop 'name') 1) {failing} 0) (with Host.io_tune d d.current.total_bytes_sec)}})"
+    host = Entity(HOST, [{"io_tune": [{"name": "vda", "current": {"total_bytes_sec": 4}}]}])
+    decisions = both(text, *disks(1, 2), host=host, schema=Schema(DISKS, DISKS))
+    assert [failure.entity for failure in decisions.failures] == ["g0"]
+    assert decisions.results == [[None, [4]]]
 
 
 def test_setters_after_many_reads_cost_no_more_than_they_are(monkeypatch: pytest.MonkeyPatch) -> None:

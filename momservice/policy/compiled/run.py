@@ -348,13 +348,13 @@ class Run(State):
         for source, figures in known:
             if source is limits:
                 return figures
-        if len(limits) > len(TUNE_FIGURES):
-            self.charge(len(limits))
         figures = dict(limits)
-        if key in self._limited:
-            wanted = {name: self.wanted(disk.owner, name, disk.item) for name in TUNE_FIGURES}
-            figures.update({name: value for name, value in wanted.items() if value is not None})
         self._current[key] = (*known, (limits, figures))
+        for name in TUNE_FIGURES if key in self._limited else ():
+            value = self.wanted(disk.owner, name, disk.item)
+            if value is not None:
+                # So that it is undone with the setter.
+                self.write(figures, name, value)
         return figures
 
     def wanted(self, key: str, name: str, item: str = "") -> Value:
