@@ -22,6 +22,7 @@ from momservice.policy.compiled.build import CompiledProgram
 from momservice.policy.compiled.methods import StaticCode
 from momservice.policy.compiled.run import Run
 from momservice.policy.compiled.shape import Form, Function
+from momservice.policy.forms import TUNE_FIGURES
 from momservice.policy.operations import BINARY, VARIADIC
 from momservice.policy.state import State
 from momservice.snapshot import HOST, Entity, Snapshot, Value
@@ -422,6 +423,26 @@ def test_limits_that_were_read_after_a_setter_are_undone_with_it(loop: str) -> N
     decisions = both(text, *disks(1, 2), host=host, schema=Schema(DISKS, DISKS))
     assert [failure.entity for failure in decisions.failures] == ["g0"]
     assert decisions.results == [[None, [4]]]
+
+
+MANY: Final = {f"x{number}": number for number in range(300)}
+AGAIN: Final = {
+    **{f"{question} of a field": f"({question} g.io_tune)" * 20 for question in ("not", "valid", "null")},
+    **{f"{question} of a variable": "(let ((l g.io_tune)) {" + f"({question} l)" * 40 + "})" for question in ("not", "valid", "null")},
+    **{f"many {part} limits": "(with g.io_tune d {" + f"d.{part}.total_bytes_sec " * 40 + "})" for part in ("current", "maximum")},
+    "limits many times": "(with g.io_tune d {" + "d.guaranteed.total_bytes_sec " * 1100 + "})",
+}
+
+
+@pytest.mark.parametrize("what", AGAIN)
+def test_what_is_read_or_asked_about_again_costs_the_same_again(what: str) -> None:
+    loaded = load({"a": f"(with Guests g {{{AGAIN[what]} 1}})"}, Schema(guest=DISKS))
+    assert loaded.program is not None
+    limits = {**MANY, "total_bytes_sec": 1}
+    guests = disks({**MANY, "name": "vda", "guaranteed": dict.fromkeys(TUNE_FIGURES, 1), "current": limits, "maximum": limits})
+    for trace in (False, True):
+        decisions = evaluate(loaded.program, Snapshot(guests=guests), trace=trace)
+        assert ([failure.code for failure in decisions.failures], decisions.results) == (["limit"], [[None]])
 
 
 def test_setters_after_many_reads_cost_no_more_than_they_are(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -182,13 +182,12 @@ class Emitter(ABC):
             value = self.value(node)
             # What neither does anything nor can fail may as well come first.
             if self.fails or len(self.block) > start:
-                self.settle(values, start, pending=len(self.block) > start)
+                self._settle(values, start, pending=len(self.block) > start)
             self.fails = self.fails or failed
             values.append(value)
         return values
 
-    def settle(self, values: list[Val], start: int, *, pending: bool) -> None:
-        """Evaluates values before the code that begins at `start`."""
+    def _settle(self, values: list[Val], start: int, *, pending: bool) -> None:
         after = self.block[start:]
         del self.block[start:]
         for index, value in enumerate(values):

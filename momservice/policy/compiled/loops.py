@@ -120,9 +120,9 @@ class LoopEmitter(StaticEmitter):
 
     def _body(self, node: Group, one: Val, item: str, body: Node, want: Want) -> tuple[list[ast.stmt], Val, tuple[int, int, int]]:
         """The statements of a round, the value of its body, and the most steps, averages and further work that a round takes."""
-        before, steps, averages, work, made_of = self.save(), self.steps, self.averages, self.work, self._made_of
+        before, steps, averages, work, mappings = self.save(), self.steps, self.averages, self.work, self._mappings
         self.steps, self.averages, self.work = ROUND, 0, 0
-        self._made_of = dict(made_of)
+        self._mappings = dict(mappings)
         outer, self.block = self.block, []
         self.forget_figures()
         begin = self.tree.placeholder()
@@ -136,7 +136,7 @@ class LoopEmitter(StaticEmitter):
         lines, self.block = self.block, outer
         self.forget_figures()
         cost = (self.steps, self.averages, self.work)
-        self.steps, self.averages, self.work, self._made_of = steps, averages, work, made_of
+        self.steps, self.averages, self.work, self._mappings = steps, averages, work, mappings
         self.join(before)
         return lines, value, cost
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Final
 
 from momservice.policy.compiled.emitter import OPERAND_WORK, OPERATIONS, Emitter
-from momservice.policy.compiled.facts import ANY, BOOL, FLOAT, INT, LIST, NUMBER, RAW, SCALAR, STR, Val
+from momservice.policy.compiled.facts import ANY, BOOL, FLOAT, INT, LIST, NUMBER, SCALAR, STR, Val
 from momservice.policy.names import form_name
 from momservice.policy.operations import BINARY
 from momservice.policy.reader import Group, Node
@@ -19,6 +19,7 @@ from momservice.policy.values import INTEGER_BITS
 _ARITHMETIC: Final[dict[str, ast.operator]] = {"+": ast.Add(), "-": ast.Sub(), "*": ast.Mult(), "/": ast.Div()}
 _ORDER: Final[dict[str, ast.cmpop]] = {"<": ast.Lt(), ">": ast.Gt(), "<=": ast.LtE(), ">=": ast.GtE()}
 _EQUAL: Final[dict[str, ast.cmpop]] = {"==": ast.Eq(), "!=": ast.NotEq()}
+_QUESTIONS: Final = ("not", "null", "valid")
 
 
 class OperatorEmitter(Emitter, ABC):
@@ -34,8 +35,7 @@ class OperatorEmitter(Emitter, ABC):
             return self._arithmetic(name, *values)
         if name in _ORDER:
             return self._order(name, *values)
-        # Alone, it is mostly asked about because it is used next.
-        values = [self.kept(value) if len(values) == 1 and value.types & RAW else self.known(value) for value in values]
+        values = [self.known(value) for value in values]
         if name in _EQUAL:
             return self._equal(name, *values)
         if name in BINARY:
@@ -130,21 +130,31 @@ class OperatorEmitter(Emitter, ABC):
         return self._either(self._number_tests([left, right]), ([], compared), self._binary(name, left, right), BOOL)
 
     def _variadic(self, name: str, values: Sequence[Val]) -> Val:
-        tree, nil = self.tree, self.tree.constant(None)
-        if name == "not":
-            # What is false in Python is so here, whatever its type.
-            return Val(tree.negate(values[0].expr), BOOL, 0)
-        if len(values) == 1 and (name == "valid" or (name == "null" and values[0].only(SCALAR))):
-            value = values[0] if isinstance(values[0].expr, ast.Name) else self.kept(replace(values[0], stable=False))
-            return Val(tree.compare(value.expr, ast.Is() if name == "null" else ast.IsNot(), nil), BOOL, 0)
+        if name in _QUESTIONS and len(values) == 1 and values[0].types & SCALAR:
+            return self._question(name, values[0])
         if name == "abs" and values[0].only(NUMBER):
             types = values[0].types & (FLOAT | INT) | (INT if values[0].types & BOOL else 0)
-            return Val(tree.call("abs", values[0].expr), types, values[0].bits)
+            return Val(self.tree.call("abs", values[0].expr), types, values[0].bits)
         if all(value.types & (INT | FLOAT) for value in values) and len(values) == len(("left", "right")):
             found = self._of_numbers(name, values)
             if found is not None:
                 return found
         return self._by_call(name, values)
+
+    def _question(self, name: str, value: Val) -> Val:
+        """`not`, `null` or `valid` of one value: mostly it is nil or a number; of others the answer may cost more than a step."""
+        tree, nil = self.tree, self.tree.constant(None)
+        if name == "not" and value.only(SCALAR):
+            return Val(tree.negate(value.expr), BOOL, 0)
+        value = value if isinstance(value.expr, ast.Name) else self.kept(replace(value, stable=False))
+        is_nil = tree.compare(value.expr, ast.Is(), nil)
+        answers = {"not": tree.negate(value.expr), "null": is_nil, "valid": tree.compare(value.expr, ast.IsNot(), nil)}
+        direct = Val(answers[name], BOOL, 0)
+        if value.only(SCALAR):
+            return direct
+        # What is false costs nothing either.
+        free = tree.any([answers["not"] if name == "not" else is_nil, *self._number_tests([value])])
+        return self._either([free], ([], direct), self._by_call(name, [value]), BOOL)
 
     def _by_call(self, name: str, values: Sequence[Val]) -> Val:
         expr = self.tree.run("variadic", self.tree.name(OPERATIONS[name]), self.tree.tuple([value.expr for value in values]))

@@ -332,6 +332,9 @@ class Run(State):
         if type(disk) is not Record or type(limits) is not dict or disk.depth >= LIST_DEPTH - 1:
             member(self, disk, name)
             return EMPTY
+        if len(limits) > len(TUNE_FIGURES):
+            # Beyond what the bounds of the code have for them.
+            self.charge(len(limits))
         return self._followed(disk, limits) if name == "current" and disk.item else limits
 
     def part(self, disk: Datum, name: str) -> Datum:

@@ -82,8 +82,8 @@ class StaticEmitter(OperatorEmitter):
         self._values = 0
         # Limits of disks that have been read, by variable and name, as long as nothing may have set them.
         self._figures: dict[tuple[str, str], Val] = {}
-        # By variable, the variable of what has been made of it: of a RAW value the one of the language, of limits their mapping.
-        self._made_of: dict[str, str] = {}
+        # The variables of their mappings, by variable.
+        self._mappings: dict[str, str] = {}
 
     # --- the function ------------------------------------------------------------------------------------------------------------------
 
@@ -455,7 +455,9 @@ class StaticEmitter(OperatorEmitter):
         """Limits of a disk, made into a value only where they are used as one."""
         tree, mapping = self.tree, self.fresh("q")
         operands = (disk.expr, tree.constant(name))
-        self.block.append(tree.assign(mapping, self.risky(tree.run("limits", *operands))))
+        # As an object they cost their number; the time is that of the call.
+        self.steps += len(TUNE_FIGURES)
+        self.block.append(tree.assign(mapping, self.risky(tree.run("limits", *operands), CALL_WORK - len(TUNE_FIGURES))))
         return self.entity(Part(self.risky(tree.run("part", *operands)), mapping))
 
     def _figure(self, limits: Val, name: str) -> Val:
@@ -486,13 +488,13 @@ class StaticEmitter(OperatorEmitter):
         tree = self.tree
         if isinstance(limits.ref, Part):
             return limits.ref.mapping
-        if limits.var in self._made_of:
-            return self._made_of[limits.var]
+        if limits.var in self._mappings:
+            return self._mappings[limits.var]
         mapping = self.fresh("q")
         figures = tree.choose(tree.is_type(limits.expr, "Record"), tree.attribute(limits.expr, "figures"), tree.name("EMPTY"))
         self.block.append(tree.assign(mapping, figures))
         if limits.var:
-            self._made_of[limits.var] = mapping
+            self._mappings[limits.var] = mapping
         return mapping
 
     def forget_figures(self) -> None:
@@ -501,11 +503,11 @@ class StaticEmitter(OperatorEmitter):
 
     def branch(self, node: Node, want: Want) -> tuple[list[ast.stmt], Val]:
         """The code of a value in a block of its own: what it reads isn't at hand outside of it."""
-        before, made_of = self._figures, self._made_of
+        before, mappings = self._figures, self._mappings
         self._figures = mine = dict(before)
-        self._made_of = dict(made_of)
+        self._mappings = dict(mappings)
         result = super().branch(node, want)
-        self._figures, self._made_of = (before if self._figures is mine else {}), made_of
+        self._figures, self._mappings = (before if self._figures is mine else {}), mappings
         return result
 
     def field(self, ref: Ref, name: str) -> Val | None:
@@ -528,25 +530,10 @@ class StaticEmitter(OperatorEmitter):
     def opened(self, value: Val) -> ast.expr:
         """A value of a column as one of the language."""
         tree, line = self.tree, self.tree.line
-        if value.var in self._made_of:
-            return tree.name(self._made_of[value.var])
         tree.line = value.line
         expr = tree.choose(tree.is_type(value.expr, "Raw"), tree.run("taken", value.expr, self._indices[value.var]), value.expr)
         tree.line = line
         return expr
-
-    def kept(self, value: Val) -> Val:
-        """The same value, in a variable if it isn't stable. A RAW one needn't be taken in again."""
-        kept = super().kept(value)
-        if value.types & RAW and value.var:
-            self._made_of[value.var] = kept.var
-        return kept
-
-    def settle(self, values: list[Val], start: int, *, pending: bool) -> None:
-        """Evaluates values before the code that begins at `start`, so without what that has at hand."""
-        made_of, self._made_of = self._made_of, {}
-        super().settle(values, start, pending=pending)
-        self._made_of = {**made_of, **self._made_of}
 
     def control(self, ref: Ref, name: str, value: Val, site: int) -> None:
         """A control of the guest whose round it is, or of the host: in a table of the form's own, that counts at the form's end."""

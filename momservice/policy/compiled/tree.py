@@ -111,10 +111,6 @@ class Tree:
         """of.get(key, default)."""
         return self._at(ast.Call(self.attribute(self.name(of), "get"), [key, default], []))
 
-    def get_of(self, of: ast.expr, key: ast.expr) -> ast.expr:
-        """of.get(key)."""
-        return self._at(ast.Call(self.attribute(of, "get"), [key], []))
-
     def empty(self) -> ast.expr:
         """An empty dictionary."""
         return self._at(ast.Dict([], []))
