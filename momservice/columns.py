@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import repeat
-from operator import add
+from itertools import compress, repeat
+from operator import add, is_not
+from struct import unpack
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple, overload
 
@@ -18,7 +19,7 @@ from momservice.snapshot import EMPTY, Entity, Sample, Value
 
 # Integers beyond it are no values of the language.
 _WIDE: Final = 1 << 256
-_NOWHERE: Final[frozenset[int]] = frozenset()
+_COUNT_BYTES: Final = 4
 _INT_OR_NIL: Final = {int, type(None)}
 _PLAIN: Final = frozenset({type(None), bool, float})
 # Not EMPTY: that is what a guest gave that has nothing to tell.
@@ -32,17 +33,19 @@ class Raw:
     value: Value
 
 
-class _Values(NamedTuple):
-    """One field of all guests at one time. `integers`: 0 for what isn't an integer of at most 256 bits; `odd`: where those are."""
+class _Integers(NamedTuple):
+    """Of one field of all guests at one time the integers of at most 256 bits, 0 for all else.
 
-    sampled: Sequence[Value]
-    integers: Sequence[int]
-    odd: frozenset[int] | range
+    `odd`: by guest 1 for all else, else 0; empty where there is nothing else. Histories hold it thousands of times, so it is small.
+    """
+
+    values: Sequence[int]
+    odd: bytes
 
     @property
-    def none_is_integer(self) -> bool:
-        """Whether it has no integer at all."""
-        return len(self.odd) == len(self.sampled)
+    def none_at_all(self) -> bool:
+        """Whether there is no integer."""
+        return 0 not in self.odd if self.odd else not self.values
 
 
 class Sums(NamedTuple):
@@ -57,37 +60,41 @@ class _Averaged:
 
     __slots__ = ("_columns", "_odd", "_running", "sums")
 
-    def __init__(self, columns: Sequence[_Values], running: Sequence[int], odd: int) -> None:
-        """`odd`: how many of the columns hold something else than plain integers."""
+    def __init__(self, columns: Sequence[_Integers], running: Sequence[int], odd: int) -> None:
+        """`odd`: how many columns have something else than an integer there, as `_counted` has it."""
         self._columns = columns
         self._running = running
         self._odd = odd
         self.sums = Sums(self._with_gaps() if odd else running, len(columns))
 
     @classmethod
-    def of(cls, columns: Sequence[_Values]) -> _Averaged:
+    def of(cls, columns: Sequence[_Integers]) -> _Averaged:
         """The sums of some columns."""
-        with_integers = [column.integers for column in columns if not column.none_is_integer]
-        running = list(map(sum, zip(*with_integers, strict=True))) if with_integers else [0] * len(columns[0].sampled)
-        return cls(columns, running, sum(bool(column.odd) for column in columns))
+        with_integers = [column.values for column in columns if not column.none_at_all]
+        running = list(map(sum, zip(*with_integers, strict=True))) if with_integers else [0] * len(columns[0].values)
+        return cls(columns, running, sum(_counted(column.odd) for column in columns))
 
     def _with_gaps(self) -> Sequence[int | None]:
-        gaps: list[int | None] = list(self._running)
-        if any(column.none_is_integer for column in self._columns):
-            return [None] * len(gaps)
-        for index in frozenset().union(*(column.odd for column in self._columns)):
-            gaps[index] = None
-        return gaps
+        guests = len(self._running)
+        counts = unpack(f"<{guests}I", self._odd.to_bytes(_COUNT_BYTES * guests, "little"))
+        return [None if odd else total for total, odd in zip(self._running, counts, strict=True)]
 
-    def after(self, new: _Values, length: int) -> _Averaged:
+    def after(self, new: _Integers, length: int) -> _Averaged:
         """The same with one more column, the oldest gone if there are more than `length`."""
         columns = [*self._columns, new]
-        odd = self._odd + bool(new.odd)
+        odd = self._odd + _counted(new.odd)
         if len(columns) <= length:
-            return _Averaged(columns, list(map(add, self._running, new.integers)), odd)
+            return _Averaged(columns, list(map(add, self._running, new.values)), odd)
         gone = columns.pop(0)
-        running = [total + value - old for total, value, old in zip(self._running, new.integers, gone.integers)]  # noqa: B905  # of one length
-        return _Averaged(columns, running, odd - bool(gone.odd))
+        running = [total + value - old for total, value, old in zip(self._running, new.values, gone.values)]  # noqa: B905  # of one length
+        return _Averaged(columns, running, odd - _counted(gone.odd))
+
+
+def _counted(odd: bytes) -> int:
+    """What can be added up for all guests at once: a number for each that no history is long enough to exceed."""
+    counts = bytearray(_COUNT_BYTES * len(odd))
+    counts[::_COUNT_BYTES] = odd
+    return int.from_bytes(counts, "little")
 
 
 def in_column(value: Value) -> Value | Raw:
@@ -99,27 +106,27 @@ def in_column(value: Value) -> Value | Raw:
     return Raw(value)
 
 
-def _column(values: _Values) -> Sequence[Value | Raw]:
-    """The values as columns have them."""
-    kinds = {type(values.sampled[index]) for index in values.odd}
-    return values.sampled if kinds <= _PLAIN else list(map(in_column, values.sampled))
-
-
-def _values(sampled: Sequence[Value]) -> _Values:
+def _integers(sampled: Sequence[Value]) -> _Integers:
     # The class before the range, and as much as possible by C code alone: a history may be some million values.
-    kinds = {*map(type, sampled)}
+    types = [*map(type, sampled)]
+    kinds = {*types}
     if int not in kinds:
-        return _Values(sampled, [0] * len(sampled), range(len(sampled)))
-    integers: Sequence[Any] = sampled
+        return _Integers(bytes(len(sampled)), b"\1" * len(sampled))
+    values: Sequence[Any] = sampled
+    odd = b"" if len(kinds) == 1 else bytes(map(is_not, types, repeat(int)))
     if kinds == _INT_OR_NIL:
-        integers = [value or 0 for value in sampled]
-    elif len(kinds) > 1:
-        integers = [value if type(value) is int else 0 for value in sampled]
-    if max(integers) < _WIDE and min(integers) > -_WIDE:
-        odd = _NOWHERE if integers is sampled else frozenset([index for index, value in enumerate(sampled) if type(value) is not int])
-        return _Values(sampled, integers, odd)
-    odd = frozenset(index for index, value in enumerate(sampled) if type(value) is not int or not -_WIDE < value < _WIDE)
-    return _Values(sampled, [0 if index in odd else value for index, value in enumerate(integers)], odd)
+        values = [value or 0 for value in sampled]
+    elif odd:
+        values = [0 if other else value for value, other in zip(sampled, odd, strict=True)]
+    if max(values) < _WIDE and min(values) > -_WIDE:
+        return _Integers(values, odd)
+    odd = bytes(type(value) is not int or not -_WIDE < value < _WIDE for value in sampled)
+    return _Integers([0 if other else value for value, other in zip(values, odd, strict=True)], odd)
+
+
+def _column(sampled: Sequence[Value], integers: _Integers) -> Sequence[Value | Raw]:
+    """The values as columns have them."""
+    return sampled if {*map(type, compress(sampled, integers.odd))} <= _PLAIN else list(map(in_column, sampled))
 
 
 class GuestTable(Sequence[Entity]):
@@ -140,7 +147,8 @@ class GuestTable(Sequence[Entity]):
         self.properties = properties
         self.rows = rows
         self.variables = variables
-        self._values: dict[str, _Values] = {}
+        # Of each field that has been read, the newest values and what is an integer of them.
+        self._newest: dict[str, tuple[Sequence[Value], _Integers]] = {}
         self._columns: dict[str, Sequence[Value | Raw]] = {}
         self._averaged: dict[str, _Averaged] = {}
         # What the table before this one was asked for.
@@ -162,29 +170,29 @@ class GuestTable(Sequence[Entity]):
         # Of tables that no policy saw, for samples come more often than runs, the heirs inherit from the one before.
         # (A copy: a trial of another policy may be asking this table in its own thread.)
         for name, averaged in list((self._averaged or self._inherited).items()):
-            table._inherited[name] = averaged.after(table._read(name), length)
+            table._inherited[name] = averaged.after(table._read(name)[1], length)
         return table
 
     def with_variables(self, variables: Mapping[str, Mapping[str, Value]]) -> GuestTable:
         """The same guests with other variables; what has been read of them stays known."""
         table = GuestTable(self.keys, self.properties, self.rows, variables)
-        table._values, table._columns, table._averaged, table._inherited = self._values, self._columns, self._averaged, self._inherited
+        table._newest, table._columns, table._averaged, table._inherited = self._newest, self._columns, self._averaged, self._inherited
         return table
 
     def column(self, name: str) -> Sequence[Value | Raw]:
         """The newest value of a field of each guest; None for nil."""
         column = self._columns.get(name)
         if column is None:
-            column = self._columns[name] = _column(self._read(name))
+            column = self._columns[name] = _column(*self._read(name))
         return column
 
-    def _read(self, name: str) -> _Values:
-        values = self._values.get(name)
-        if values is None:
-            newest = self.rows[-1] if self.rows else [NO_ROW] * len(self.keys)
+    def _read(self, name: str) -> tuple[Sequence[Value], _Integers]:
+        newest = self._newest.get(name)
+        if newest is None:
+            sampled = [row.get(name) for row in (self.rows[-1] if self.rows else [NO_ROW] * len(self.keys))]
             # Whichever thread is first: all get the same.
-            values = self._values.setdefault(name, _values([row.get(name) for row in newest]))
-        return values
+            newest = self._newest.setdefault(name, (sampled, _integers(sampled)))
+        return newest
 
     def sums(self, name: str) -> Sums:
         """The sums of a field over the history."""
@@ -193,7 +201,7 @@ class GuestTable(Sequence[Entity]):
         averaged = self._averaged.get(name)
         if averaged is None:
             # A field that nobody averages any more isn't inherited by the next table.
-            averaged = self._inherited.get(name) or _Averaged.of([_values([sample.get(name) for sample in row]) for row in self.rows])
+            averaged = self._inherited.get(name) or _Averaged.of([_integers([sample.get(name) for sample in row]) for row in self.rows])
             self._averaged[name] = averaged
         return averaged.sums
 

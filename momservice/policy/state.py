@@ -30,8 +30,9 @@ DEBUG_LINES: Final = 1000
 READS: Final = 100
 ABSENT: Final = object()
 _JOURNAL: Final = 20_000
-_FLOATS: Final = {float}
-_INTEGERS: Final = {int, bool}
+_INTEGERS: Final = frozenset({int, bool})
+# What can't be averaged, so that nothing of the history need be taken in.
+_NO_NUMBERS: Final = frozenset({str, list, tuple, dict})
 
 
 # Inputs by entity, kind and name.
@@ -115,16 +116,18 @@ class State(ABC):
         history = self.history(thing, name)
         if not history:
             return None
-        kinds = set(map(type, history))
-        if kinds == _FLOATS or (kinds <= _INTEGERS and max(history) < WIDE and min(history) > -WIDE):  # type: ignore[type-var, operator]  # seen
-            # What most fields hold: neither cost nor conversion.
-            return sum(history) / len(history)  # type: ignore[arg-type]  # seen
+        kinds = {*map(type, history)}
+        if kinds <= NUMBERS:
+            integers = history if kinds <= _INTEGERS else [value for value in history if type(value) is int]
+            if not integers or (max(integers) < WIDE and min(integers) > -WIDE):  # type: ignore[type-var, operator]  # seen
+                # What most fields hold: neither cost nor conversion.
+                return sum(history) / len(history)  # type: ignore[arg-type]  # seen
         values = []
-        for value in history:
+        for value in [] if kinds & _NO_NUMBERS else history:
             taken = inward(value)
             self.charge(cost(taken))
             values.append(taken)
-        if any(type(value) not in NUMBERS for value in values):
+        if not values or any(type(value) not in NUMBERS for value in values):
             raise PolicyError("type", f"'{short(name)}' can't be averaged: it isn't a number")
         return sum(values) / len(values)  # type: ignore[arg-type]  # all of them are numbers
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
@@ -168,13 +169,13 @@ def read_rows(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     from momservice import columns  # noqa: PLC0415  # only this test looks inside
 
     made: list[int] = []
-    right = columns._values
+    right = columns._integers
 
     def spy(column: Sequence[Value]) -> object:
         made.append(len(column))
         return right(column)
 
-    monkeypatch.setattr(columns, "_values", spy)
+    monkeypatch.setattr(columns, "_integers", spy)
     return made
 
 
@@ -210,3 +211,35 @@ def test_other_variables_leave_what_is_known_of_samples(monkeypatch: pytest.Monk
     assert (other[0], table[0]) == (replace(table[0], variables={"v": 1}), Entity("a", ({"mem": 1},)))
     assert [*other.sums("mem").by_guest] == [1]
     assert made == []
+
+
+@pytest.mark.parametrize("gaps", [1, 255, 256, 512, 600])
+def test_gaps_in_a_long_history_are_known_until_they_are_gone(gaps: int) -> None:
+    histories = Histories(2, 600)
+    for number in range(600):
+        histories.sample([{"mem": "x" if number < gaps else 1}, {"mem": 1}])
+    assert [*histories.table.sums("mem").by_guest] == [None, 600]
+    for left in reversed(range(gaps)):
+        histories.sample([{"mem": 1}, {"mem": 1}])
+        assert [*histories.table.sums("mem").by_guest] == [None if left else 600, 600]
+
+
+@pytest.mark.parametrize("gaps", [255, 256, 65_535, 65_536])
+def test_no_history_is_too_long_for_its_gaps_to_be_counted(gaps: int) -> None:
+    rows: list[list[Sample]] = [[{}, {"mem": 1}]] * gaps
+    assert [*GuestTable(["a", "b"], [{}] * 2, [*rows, [{"mem": 1}] * 2]).sums("mem").by_guest] == [None, gaps + 1]
+
+
+@pytest.mark.parametrize("usual", [None, 0.5, "x", [1], 1 << 256])
+def test_sums_of_what_few_guests_have_take_little_memory(usual: Value) -> None:
+    guests, rows = 1000, 50
+    row: list[Sample] = [{"mem": usual if number % 50 else 1} for number in range(guests)]
+    table = GuestTable([str(number) for number in range(guests)], [{}] * guests, [row] * rows)
+    tracemalloc.start()
+    try:
+        table.sums("mem")
+        taken, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    # A reference to each value, and whether it is an integer.
+    assert taken / guests / rows < 12

@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import pytest
 
 from momservice.fields import Names, Schema
 from momservice.policy import Decisions, Opaque, Program, evaluate, load, trial_errors, trial_warnings
 from momservice.policy.state import RUN_STEPS
+from momservice.policy.values import Datum, inward
 from momservice.snapshot import Entity, Snapshot, Value
 
 FIELDS = frozenset({"mem", "floor", "disks"})
@@ -356,3 +357,36 @@ def test_what_a_failed_round_set_explains_nothing() -> None:
     text = "(defvar a 1) (with Guests g {(set a g.mem) (/ 1 (- g.mem 1))}) (Host.Control 't' a)"
     traced = evaluate(program(text), world(1), trace=True)
     assert [wanted.reads for wanted in traced.controls] == [()]
+
+
+@pytest.mark.parametrize(
+    ("history", "average"),
+    [
+        ([1, 2.5, True, None], 1.5),
+        ([0.5, False], 0.25),
+        ([(1 << 256) - 1, -1.0], float(1 << 255)),
+        ([1 << 256, 0.5], "value"),
+        ([0.5, -(1 << 256), True], "value"),
+        ([1, 0.5, "x"], "type"),
+        ([1 << 256, "x"], "type"),
+        ([[1, 1 << 256]] * 3, "type"),
+        ([{"name": "vda"}, 1], "type"),
+    ],
+)
+@pytest.mark.parametrize("trace", [False, True])
+def test_averages_of_numbers_of_any_type_and_of_nothing_else(
+    history: Sequence[Value], average: float | str, trace: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[Value] = []
+
+    def spy(value: Value) -> Datum:
+        taken.append(value)
+        return inward(value)
+
+    monkeypatch.setattr("momservice.policy.state.inward", spy)
+    guest = Entity("g0", [{"mem": value} for value in history])
+    decisions = evaluate(program("(with Guests g (g.StatAvg 'mem'))"), Snapshot(guests=[guest]), trace=trace)
+    told = decisions.failures[0].code if decisions.failures else decisions.results[0]
+    assert told == (average if isinstance(average, str) else [average])
+    # To take in thousands of histories value by value would last longer than a run may.
+    assert bool(taken) == (average == "value")
