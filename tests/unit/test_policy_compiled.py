@@ -463,3 +463,18 @@ def test_setters_after_many_reads_cost_no_more_than_they_are(monkeypatch: pytest
     assert evaluate(loaded.program, Snapshot(guests=guests)).abandoned == ""
     # Of each setter, the control and the figure.
     assert 0 < writes <= 2 * 100 * 100
+
+
+def test_many_disks_of_one_name_are_paid_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "(with Guests g {(with g.io_tune d d.current) (with Guests h (with h.io_tune d (d.setTotalBytesSec 1))) nil})"
+    guests = [
+        Entity(f"g{number}", [{"io_tune": [{"name": "vda", "current": {"total_bytes_sec": own}} for own in range(50)]}], {"name": "vm"})
+        for number in range(5)
+    ]
+    loaded = load({"a": text}, Schema(guest=DISKS))
+    assert loaded.program is not None
+    usual = evaluate(loaded.program, Snapshot(guests=guests))
+    monkeypatch.setattr("momservice.policy.compiled.run._NAMESAKE", 1000)
+    dear = evaluate(loaded.program, Snapshot(guests=guests))
+    assert (usual.abandoned, dear.abandoned) == ("", "limit")
+    assert usual.results == dear.results

@@ -38,6 +38,9 @@ from momservice.policy.values import (
 )
 from momservice.snapshot import EMPTY, HOST, Snapshot, Value
 
+# What a setter takes for each disk of the same name.
+_NAMESAKE: Final = 10
+
 
 class Run(State):
     """One run of a compiled program on one snapshot. Attributes are what generated code uses."""
@@ -318,7 +321,11 @@ class Run(State):
         if item:
             disk = (key, item)
             self._limited.add(disk)
-            for limits, figures in self._current.get(disk, ()):
+            known = self._current.get(disk, ())
+            if len(known) > 1:
+                # Usually no two disks of a guest have the same name.
+                self.pay(_NAMESAKE * len(known))
+            for limits, figures in known:
                 self.write(figures, name, limits.get(name) if value is None else value)
 
     def limit(self, disk: Record, figure: str, value: Datum, site: int) -> None:
@@ -348,6 +355,8 @@ class Run(State):
         """The current limits of a disk, which become what setters set."""
         key = (disk.owner, disk.item)
         known = self._current.get(key, ())
+        if len(known) > 1:
+            self.pay(len(known))
         for source, figures in known:
             if source is limits:
                 return figures
