@@ -30,7 +30,7 @@ from momservice.reasons import Reasons
 from momservice.snapshot import EMPTY, Sample, Snapshot, Value
 from momservice.store import PolicyStore
 from momservice.text import shown
-from momservice.watching import PolicyRun, Watchers
+from momservice.watching import PolicyRun
 
 log = logging.getLogger(__name__)
 
@@ -93,8 +93,8 @@ class Engine:
         self._hypervisor = hypervisor
         self._history = History(config.history_length)
         self._unseen: Sample = EMPTY
-        # Who wants to hear what happens.
-        self.watchers = Watchers()
+        # Who wants to hear what happens, here and in the store.
+        self.watchers = store.watchers
         # The last runs, newest last.
         self.runs: deque[PolicyRun] = deque(maxlen=KEPT_RUNS)
         self._run_number = 0
