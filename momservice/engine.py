@@ -177,6 +177,15 @@ class Engine:
             return None
         return self._history.snapshot(self._config.policy_engine_interval_s, time.time_ns() // 1000)
 
+    @property
+    def variables(self) -> Mapping[str, Mapping[str, Value]]:
+        """What policies have kept, by entity. Set once, before the first run, to what they had kept in the process before."""
+        return self._history.variables
+
+    @variables.setter
+    def variables(self, kept: Mapping[str, Mapping[str, Value]]) -> None:
+        self._history.variables = kept
+
     # The rounds
 
     async def run(self, feed_watchdog: Callable[[], None]) -> None:
@@ -327,8 +336,7 @@ class Engine:
         await self._actor.apply(run, self._world(), self._config.policy_engine_interval_s / 2)
 
     def _take(self, decisions: Decisions) -> None:
-        here = self._history.guests.keys() | {"host"}
-        self._history.variables = {key: kept for key, kept in decisions.variables.items() if key in here}
+        self._history.take(decisions.variables)
         for text in decisions.debug:
             log.debug("policy: %s", shown(text, 1000))
         self._reasons.set("policy", self._trouble(decisions))

@@ -186,7 +186,7 @@ def test_parameters_tell_who_set_them_and_go_back(client: BlockingClient) -> Non
     client.replace_parameters({"fraction": 0.25})
     parameters = client.parameters()
     assert [parameters[name].value for name in ("threshold", "fraction", "label")] == [5, 0.25, "x"]
-    assert parameters["label"].origin == "policy"
+    assert parameters["label"].origin == "file"
 
 
 def test_files_lie_below_what_clients_load(client: BlockingClient) -> None:

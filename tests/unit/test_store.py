@@ -198,7 +198,7 @@ def test_replacing_parameters_puts_the_others_back_to_their_defaults() -> None:
     asyncio.run(made.set_policies({"a": "(defvar i 1) (defvar f 0.5)"}))
     asyncio.run(made.set_parameters({"i": 10}, 7))
     asyncio.run(made.set_parameters({"f": 2}, 7, replace=True))
-    assert {name: (p.value, p.origin) for name, p in made.parameters().items()} == {"i": (1, "policy"), "f": (2.0, "client")}
+    assert {name: (p.value, p.origin) for name, p in made.parameters().items()} == {"i": (1, "default"), "f": (2.0, "client")}
 
 
 @pytest.mark.parametrize(
