@@ -284,8 +284,10 @@ def findings(texts: Mapping[str, str], schema: Schema, world: Snapshot | None) -
         return list(loaded.diagnostics)
     decisions = evaluate(loaded.program, world)
     refused = [Diagnostic("error", each.code, each.place, each.message) for each in told(trial_errors(decisions))]
+    # What fails in each trial has been found without one.
+    known = {(found.place.fragment, found.place.line) for found in loaded.diagnostics if found.code == "always-fails"}
     isolated = [Diagnostic("warning", each.code, each.place, each.message) for each in told(trial_warnings(decisions))]
-    return [*refused, *loaded.diagnostics, *isolated]
+    return [*refused, *loaded.diagnostics, *(each for each in isolated if (each.place.fragment, each.place.line) not in known)]
 
 
 def told(failures: Sequence[Failure]) -> list[Failure]:
