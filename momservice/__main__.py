@@ -22,11 +22,14 @@ from momservice.engine import Engine, Parts
 from momservice.errors import Busy
 from momservice.hypervisor.libvirt_source import Hypervisor
 from momservice.hypervisor.workers import DeadlineMissed, NoThreadLeft, Workers
+from momservice.keeping import Keeper
 from momservice.notify import notify
 
 log = logging.getLogger("momservice")
 
 BUS_NAME = "org.ovirt.Mom1"
+# Where the state is without systemd, which says so itself.
+STATE = "/var/lib/mom"
 LOAD_DEADLINE_S = 60
 EXITS = "Exit status: 0 after a stop, 1 when it cannot go on, 2 for a wrong command line or configuration."
 # systemd is told to wait for a second; nothing below may take longer.
@@ -100,16 +103,23 @@ async def serve(settings: config.Config, read: Callable[[], config.Config]) -> i
     """Connect, publish, run until a signal or the end of the bus. `read` reads the configuration anew. Gives the exit status."""
     connection = await Connection.open()
     workshop = parts.Workshop(connection)
-    policies = store.PolicyStore(parts.schema(settings), partial(offload, Workers(1, "policy")))
+    # One thread for policies and one for variables, each of which has one write at a time. A write isn't given up: nobody could tell
+    # whether the disk has it.
+    folder, disk = Path(os.environ.get("STATE_DIRECTORY", STATE)), partial(Workers(2, "state").run, deadline_s=None)
+    policies = store.PolicyStore(parts.schema(settings), partial(offload, Workers(1, "policy")), disk, folder)
     again = partial(configure, read, workshop)
     engine = Engine(settings, workshop.parts(settings), again, policies, Hypervisor(settings.libvirt_uri))
-    policies.world, policies.changed = engine.snapshot, engine.wake
+    policies.world, policies.changed, policies.trouble = engine.snapshot, engine.wake, partial(engine.set_reason, "store")
+    keeper = Keeper(folder, disk, policies, engine)
     await policies.start(settings)
+    await keeper.restore()
     service.publish(connection, engine, policies)
     await connection.own(BUS_NAME)
+    # Not earlier: a second service that can't own the name must leave the state of the first alone.
+    await keeper.keep()
     notify("READY=1")
     log.info("momservice %s runs", __version__)
-    return await until_the_end(connection, engine)
+    return await until_the_end(connection, engine, keeper)
 
 
 def configure(read: Callable[[], config.Config], workshop: parts.Workshop) -> tuple[config.Config, Parts]:
@@ -118,7 +128,7 @@ def configure(read: Callable[[], config.Config], workshop: parts.Workshop) -> tu
     return settings, workshop.parts(settings)
 
 
-async def until_the_end(connection: Connection, engine: Engine) -> int:
+async def until_the_end(connection: Connection, engine: Engine, keeper: Keeper) -> int:
     """Run the engine. 0 after SIGTERM or SIGINT, 1 when the bus went or the engine ended by itself. SIGHUP reloads."""
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
@@ -132,7 +142,7 @@ async def until_the_end(connection: Connection, engine: Engine) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     loop.add_signal_handler(signal.SIGHUP, hang_up)
-    runs = loop.create_task(engine.run(lambda: notify("WATCHDOG=1")))
+    runs, _keeps = loop.create_task(engine.run(lambda: notify("WATCHDOG=1"))), loop.create_task(keeper.run())
     stopped, lost = loop.create_task(stop.wait()), loop.create_task(connection.lost())
     done, _ = await asyncio.wait({runs, stopped, lost}, return_when=asyncio.FIRST_COMPLETED)
     if stopped not in done:
@@ -140,7 +150,7 @@ async def until_the_end(connection: Connection, engine: Engine) -> int:
         return 1
     notify("STOPPING=1")
     runs.cancel()
-    await asyncio.wait({loop.create_task(engine.stop())}, timeout=STOP_DEADLINE_S)
+    await asyncio.wait({loop.create_task(engine.stop()), loop.create_task(keeper.keep())}, timeout=STOP_DEADLINE_S)
     return 0
 
 

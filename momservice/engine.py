@@ -30,7 +30,7 @@ from momservice.reasons import Reasons
 from momservice.snapshot import EMPTY, Sample, Snapshot, Value
 from momservice.store import PolicyStore
 from momservice.text import shown
-from momservice.watching import PolicyRun, Watchers
+from momservice.watching import PolicyRun
 
 log = logging.getLogger(__name__)
 
@@ -93,8 +93,8 @@ class Engine:
         self._hypervisor = hypervisor
         self._history = History(config.history_length)
         self._unseen: Sample = EMPTY
-        # Who wants to hear what happens.
-        self.watchers = Watchers()
+        # Who wants to hear what happens, here and in the store.
+        self.watchers = store.watchers
         # The last runs, newest last.
         self.runs: deque[PolicyRun] = deque(maxlen=KEPT_RUNS)
         self._run_number = 0
@@ -176,6 +176,15 @@ class Engine:
         if not self._history.host:
             return None
         return self._history.snapshot(self._config.policy_engine_interval_s, time.time_ns() // 1000)
+
+    @property
+    def variables(self) -> Mapping[str, Mapping[str, Value]]:
+        """What policies have kept, by entity. Set once, before the first run, to what they had kept in the process before."""
+        return self._history.variables
+
+    @variables.setter
+    def variables(self, kept: Mapping[str, Mapping[str, Value]]) -> None:
+        self._history.variables = kept
 
     # The rounds
 
@@ -327,8 +336,7 @@ class Engine:
         await self._actor.apply(run, self._world(), self._config.policy_engine_interval_s / 2)
 
     def _take(self, decisions: Decisions) -> None:
-        here = self._history.guests.keys() | {"host"}
-        self._history.variables = {key: kept for key, kept in decisions.variables.items() if key in here}
+        self._history.take(decisions.variables)
         for text in decisions.debug:
             log.debug("policy: %s", shown(text, 1000))
         self._reasons.set("policy", self._trouble(decisions))

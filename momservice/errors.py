@@ -53,6 +53,12 @@ class Busy(MomError):
     error_name = PREFIX + "Busy"
 
 
+class NotStored(MomError):
+    """The disk refuses to keep what is to be loaded or set, so that isn't in force either."""
+
+    error_name = STANDARD_PREFIX + "IOError"
+
+
 class InvalidArgs(MomError):
     """An argument has the wrong type or form."""
 

@@ -19,13 +19,14 @@ _NO_GUESTS: Final = GuestTable((), (), ())
 class History:
     """Mutable, of the engine; `snapshot` gives an immutable view. `length`: samples kept.
 
-    `guests`: the records that libvirt last gave, by UUID, in their order, which is also that of `table`.
+    `guests`: the records that libvirt last gave, by UUID, in their order, which is also that of `table`; `listed`: whether it ever did.
     """
 
     length: int
     host: deque[Sample] = field(init=False)
     guests: dict[str, GuestRecord] = field(init=False, default_factory=dict)
     table: GuestTable = field(init=False, default=_NO_GUESTS)
+    listed: bool = False
     variables: Mapping[str, Mapping[str, Value]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -36,7 +37,8 @@ class History:
         before = self.guests
         self.guests = {record.uuid: record for record in records}
         gone = before.keys() - self.guests.keys()
-        self.variables = {key: kept for key, kept in self.variables.items() if key not in gone}
+        self.listed = True
+        self.variables = {key: kept for key, kept in self.variables.items() if key in self.guests or key == HOST}
         if [(guest.uuid, guest.name) for guest in before.values()] != [(guest.uuid, guest.name) for guest in self.guests.values()]:
             self.table = self._aligned()
         return gone
@@ -51,6 +53,12 @@ class History:
     def sample(self, row: Sequence[Sample]) -> None:
         """Take a sample of each guest, in their order."""
         self.table = self.table.after(row, self.length)
+
+    def take(self, variables: Mapping[str, Mapping[str, Value]]) -> None:
+        """Take the variables after a run. Those of guests that were there before this process wait until it knows the guests."""
+        here = self.guests.keys() | {HOST}
+        waiting = {} if self.listed else {key: kept for key, kept in self.variables.items() if key not in here}
+        self.variables = waiting | {key: kept for key, kept in variables.items() if key in here}
 
     def newest(self) -> dict[str, Sample]:
         """The newest sample of each guest, by UUID."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from momservice.controllers import Outcome, World
 from momservice.policy import Decisions, Program
-from momservice.snapshot import Snapshot
+from momservice.snapshot import Snapshot, Value
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +48,12 @@ class Watcher:
 
     def reasons_changed(self, reasons: Mapping[str, str]) -> None:
         """The status or its reasons, by part, have changed."""
+
+    def policies_changed(self, generation: int, names: Sequence[str]) -> None:
+        """Other policies are in force: those of these names, sorted, are new, changed or gone (all others are what they were)."""
+
+    def parameters_changed(self, values: Mapping[str, Value]) -> None:
+        """These parameters are new or have another value in force, set or by default. One that is gone with its policy isn't told."""
 
 
 @dataclass(slots=True)

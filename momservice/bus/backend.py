@@ -14,7 +14,7 @@ from momservice.snapshot import Sample, Value
 
 
 class Parameter(Protocol):
-    """One parameter: its value in force, who gave it ("policy" or "client"), when (us since the epoch), and the client's uid."""
+    """One parameter: its value in force, who gave it, when (us since the epoch), and the client's uid."""
 
     @property
     def value(self) -> Value:
@@ -22,7 +22,7 @@ class Parameter(Protocol):
 
     @property
     def origin(self) -> str:
-        """`policy` or `client`."""
+        """`file` or `default` (of a policy: from a file, or loaded by a client), or `client`."""
 
     @property
     def time_us(self) -> int:
@@ -87,7 +87,7 @@ class PolicyStore(Protocol):
 
     @property
     def generation(self) -> int:
-        """Counts the changes since the service started."""
+        """Counts changes and starts of the service; no number is given twice."""
 
     def texts(self) -> dict[str, str]:
         """All policies in force: name -> text."""

@@ -86,10 +86,10 @@ class Workers:
         self._made = 0
         self._idle: list[_Thread] = []
 
-    async def run(self, function: Callable[[], T], deadline_s: float, returned: Callable[[], None] = lambda: None) -> T:
+    async def run(self, function: Callable[[], T], deadline_s: float | None, returned: Callable[[], None] = lambda: None) -> T:
         """The result of `function`, or what it raised. Raises DeadlineMissed or NoThreadLeft.
 
-        `returned` is called in the loop when the function has come back, however late.
+        `deadline_s` None: waits as long as it takes. `returned` is called in the loop when the function has come back, however late.
         """
         thread = self._take()
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
@@ -97,7 +97,7 @@ class Workers:
         try:
             await asyncio.wait({future}, timeout=deadline_s)
             if not future.done():
-                raise DeadlineMissed(f"no answer within {deadline_s:g} s")
+                raise DeadlineMissed(f"no answer within {deadline_s} s")
             return future.result()
         finally:
             future.cancel()

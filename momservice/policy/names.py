@@ -110,19 +110,23 @@ def _symbols(nodes: Iterable[Node]) -> list[str]:
 def parameters(forms: Iterable[Node]) -> dict[str, Value]:
     """Name -> default of each parameter: a global whose first top-level `defvar` gives a constant."""
     constants: dict[str, Value] = {}
-    defined: set[str] = set()
-    for form in forms:
-        if form_name(form) != "defvar" or not isinstance(form, Group) or len(form.items) != 3:  # noqa: PLR2004  # defvar, name, value
-            continue
-        name, value = form.items[1:]
-        if not isinstance(name, Atom) or name.kind != "symbol" or name.name in defined:
-            continue
-        defined.add(name.name)
+    for name, value in first_definitions(forms).items():
         if isinstance(value, Atom) and value.kind == "literal":
-            constants[name.name] = value.value
+            constants[name] = value.value
         elif isinstance(value, Atom) and value.name in constants:
-            constants[name.name] = constants[value.name]
+            constants[name] = constants[value.name]
     return constants
+
+
+def first_definitions(forms: Iterable[Node]) -> dict[str, Node]:
+    """Name -> what the first top-level `defvar` of that name gives."""
+    defined: dict[str, Node] = {}
+    for form in forms:
+        if form_name(form) == "defvar" and isinstance(form, Group) and len(form.items) == 3:  # noqa: PLR2004  # defvar, name, value
+            name, value = form.items[1:]
+            if isinstance(name, Atom) and name.kind == "symbol":
+                defined.setdefault(name.name, value)
+    return defined
 
 
 def nearest(name: str, candidates: Iterable[str]) -> str:

@@ -21,7 +21,7 @@ from momservice.policy.diagnostics import FINDINGS
 from momservice.policy.flow import Flow
 from momservice.policy.kinds import Kinds
 from momservice.policy.machine import Code, Machine
-from momservice.policy.names import bound_names, parameters
+from momservice.policy.names import bound_names, first_definitions, parameters
 from momservice.policy.reader import Reading, Source, read
 from momservice.policy.values import short, typed_like
 from momservice.snapshot import Snapshot, Value
@@ -38,11 +38,13 @@ class Program:
     """A loaded policy: immutable, to be run any number of times.
 
     `fragments`: their names, in the order they run. `parameters`: name -> default of each global that `SetParameters` may set.
+    `givers`: the fragment that gives each its default.
     """
 
     fragments: Sequence[str]
     schema: Schema
     parameters: Mapping[str, Value]
+    givers: Mapping[str, str]
     code: Code = field(repr=False)
     # Why there is none, where there is none.
     compiled: CompiledProgram | str = field(repr=False)
@@ -102,12 +104,13 @@ def _sources(texts: Sequence[tuple[str, str]]) -> list[Source]:
 
 
 def _compile(sources: Sequence[Source], readings: Sequence[Reading], schema: Schema) -> Loaded:
+    pairs = list(zip(sources, readings, strict=True))
     everything = [form for reading in readings for form in reading.forms]
     defaults = parameters(everything)
     bound = bound_names(everything, {name for reading in readings for name in reading.unread})
     compiler = Compiler(sources, schema, bound, frozenset(defaults))
     flow = Flow(compiler.checks, schema, Kinds(everything, bound.unread, defaults))
-    for source, reading in zip(sources, readings, strict=True):
+    for source, reading in pairs:
         compiler.fragment(source, reading.forms)
         flow.fragment(reading.forms)
     errors = [*(fault for reading in readings for fault in reading.faults), *compiler.checks.errors]
@@ -115,9 +118,12 @@ def _compile(sources: Sequence[Source], readings: Sequence[Reading], schema: Sch
     if errors:
         return Loaded(None, found)
     code = compiler.code()
-    placed = [(form, source.base) for source, reading in zip(sources, readings, strict=True) for form in reading.forms]
+    placed = [(form, source.base) for source, reading in pairs for form in reading.forms]
     compiled = build(placed, schema, defaults, code.place)
-    return Loaded(Program(tuple(source.name for source in sources), schema, MappingProxyType(defaults), code, compiled), found)
+    names = tuple(source.name for source in sources)
+    # The first fragment with such a definition comes last here, and holds.
+    givers = {name: source.name for source, reading in pairs[::-1] for name in first_definitions(reading.forms) if name in defaults}
+    return Loaded(Program(names, schema, MappingProxyType(defaults), MappingProxyType(givers), code, compiled), found)
 
 
 def _in_order(found: Sequence[Diagnostic]) -> list[Diagnostic]:

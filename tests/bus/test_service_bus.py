@@ -8,6 +8,7 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from lab.host import Host
 from momservice.bus.connection import load_interfaces
 from momservice.bus.names import MANAGER, MAX_TEXT_BYTES, NAME, PATH, POLICY, XML
 from momservice.client import BlockingClient
-from momservice.errors import InvalidArgs, InvalidPolicy, LimitsExceeded, UnknownParameter
+from momservice.errors import InvalidArgs, InvalidPolicy, LimitsExceeded, NotStored, UnknownParameter
 
 pytestmark = pytest.mark.xdist_group("bus")
 
@@ -186,7 +187,7 @@ def test_parameters_tell_who_set_them_and_go_back(client: BlockingClient) -> Non
     client.replace_parameters({"fraction": 0.25})
     parameters = client.parameters()
     assert [parameters[name].value for name in ("threshold", "fraction", "label")] == [5, 0.25, "x"]
-    assert parameters["label"].origin == "policy"
+    assert parameters["label"].origin == "file"
 
 
 def test_files_lie_below_what_clients_load(client: BlockingClient) -> None:
@@ -196,6 +197,28 @@ def test_files_lie_below_what_clients_load(client: BlockingClient) -> None:
     assert set(client.policies()) == {"60_x"}
     client.reset_policies()
     assert client.policies() == {"10_base": BASE}
+
+
+def test_a_full_disk_refuses_loads_and_is_said_until_it_has_room(host: Host, client: BlockingClient) -> None:
+    client.set_parameters({"threshold": 7})
+    before, generation = client.policies(), client.status().generation
+    host.check(["mount", "-t", "tmpfs", "-o", "size=4k,nr_inodes=3,mode=777", "full", "/var/lib/mom"])
+    try:
+        host.check(["dd", "if=/dev/zero", "of=/var/lib/mom/full", "bs=4k", "count=1"])
+        for change in (partial(client.set_policy, "(+ 1 2)"), client.reset_policies, partial(client.set_parameters, {"threshold": 8})):
+            with pytest.raises(NotStored) as refused:
+                change()
+            assert str(refused.value) == "nothing is changed, for it can't be stored: No space left on device"
+        status = client.status()
+        assert "what clients load can't be stored, and so is refused: No space left on device" in status.status_reasons
+        assert (client.policies(), client.parameters()["threshold"].value, status.generation) == (before, 7, generation)
+    finally:
+        host.check(["umount", "--lazy", "/var/lib/mom"])
+    host.wait_for(lambda: not [line for line in client.status().status_reasons if "stored" in line], "the disk to be tried again")
+    host.kill_service()
+    host.wait_for(lambda: host.daemon("momservice")["starts"] > 1 and host.owned(NAME), "the service to be back", log="momservice")
+    with BlockingClient(host.bus_address) as again:
+        assert again.parameters()["threshold"].value == 7
 
 
 def test_a_pause_shows_its_reason_and_ends(client: BlockingClient) -> None:
