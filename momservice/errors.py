@@ -53,6 +53,12 @@ class Busy(MomError):
     error_name = PREFIX + "Busy"
 
 
+class OutOfRange(MomError):
+    """A number is beyond what is allowed."""
+
+    error_name = PREFIX + "OutOfRange"
+
+
 class InvalidArgs(MomError):
     """An argument has the wrong type or form."""
 

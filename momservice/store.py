@@ -15,12 +15,13 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from momservice import errors
 from momservice.bus.arguments import checked_name
 from momservice.bus.names import MAIN_POLICY, MAX_POLICIES, MAX_TEXT_BYTES
 from momservice.config import Config, read_text
+from momservice.dry_runs import DryRun, dry_run, dry_run_in_given, live
 from momservice.fields import Schema
 from momservice.policy import TEXT_BYTES, Diagnostic, Program, evaluate, load, trial_errors
 from momservice.snapshot import Snapshot, Value
@@ -136,6 +137,19 @@ class PolicyStore:
         async with self._next():
             diagnostics: Sequence[Diagnostic] = (await self._offload(partial(load, dict(texts), self._schema))).diagnostics
         return diagnostics
+
+    async def dry_run(self, texts: Mapping[str, str], given: Callable[[Schema], Snapshot] | None = None) -> DryRun:
+        """What these (without any, those in force) decide in a given world, made of the names that there are, or in the live one with the
+        parameters in force. Nothing is loaded or applied. Raises InvalidArgs, LimitsExceeded, UnknownParameter or Busy.
+        """
+        for name in texts:
+            checked_name(name)
+        async with self._next():
+            chosen, known = dict(texts) or self.texts(), self._schema
+            if given is not None:
+                return cast(DryRun, await self._offload(lambda: dry_run_in_given(chosen, given(known), known)))
+            set_by_clients = {name: parameter.value for name, parameter in self._built.layers.parameters.items()}
+            return cast(DryRun, await self._offload(partial(dry_run, chosen, live(self.world(), set_by_clients), known)))
 
     def parameters(self) -> dict[str, Parameter]:
         """All parameters of the policies in force."""
