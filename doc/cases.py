@@ -59,11 +59,11 @@ _SNAPSHOT: Final = (
     "at one time. A snapshot gives the same decisions wherever it is evaluated."
 )
 _SERIES: Final = (
-    "`momctl record FILE` writes a series of snapshots: one document a line, in the order of time. `momctl policy replay FILE POLICY_FILE...` "
-    "runs policies on each of them in turn. The first document is a snapshot like any other. In those that continue it, the samples of host "
-    "and guests are only those that came since the document before, none where there was none; a guest that a document doesn't have is gone, "
-    "and begins anew if it comes back. From that the history is put together again, as long as `sample-history-length` says. Variables are "
-    "those that the replayed policies keep. A document that doesn't continue the one before stands for itself, so that files can be joined."
+    "`momctl record FILE` writes a series of snapshots: one document a line, in the order of time. `momctl policy replay FILE "
+    "POLICY_FILE...` runs policies on each of them in turn. The first document is a snapshot like any other. In those that continue it, "
+    "the samples of host and guests are only those that came since the document before; a guest that a document doesn't have is gone, and "
+    "begins anew if it comes back. From that the history is put together again, as long as `sample-history-length` says. Variables are "
+    "those that the replayed policies keep. A document that doesn't continue the one before stands for itself, so files can be joined."
 )
 
 
