@@ -17,7 +17,7 @@ from momservice import strict_json
 from momservice.fields import GUEST_PROPERTIES, Schema
 from momservice.policy import Decisions, Program, evaluate
 from momservice.snapshot import EMPTY, HOST, Entity, Sample, Snapshot, Value
-from momservice.snapshot_file import Recorded, parse_recorded, schema_of, write_snapshot
+from momservice.snapshot_file import Recorded, is_series, parse_recorded, schema_of, write_snapshot
 
 FILE_BYTES: Final = strict_json.FILE_BYTES
 NAME, UUID = GUEST_PROPERTIES
@@ -54,11 +54,12 @@ class Recorder:
 
 
 def parse_series(text: str, where: str) -> list[Recorded]:
-    """The documents of a series. Raises ValueError, one line that begins with `where`."""
-    lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
-    if not lines:
-        raise ValueError(f"{where}: no snapshot in it")
-    series = [parse_recorded(line, f"{where}:{number}") for number, line in lines]
+    """The documents of a series, or of a file of one. Raises ValueError, one line that begins with `where`."""
+    if is_series(text):
+        lines = enumerate(text.split("\n"), 1)
+        series = [parse_recorded(line, f"{where}:{number}") for number, line in lines if line.strip()]
+    else:
+        series = [parse_recorded(text, where)]
     if series[0].continues:
         raise ValueError(f"{where}: the first snapshot continues one that isn't there")
     return series

@@ -60,10 +60,15 @@ class Recorded(NamedTuple):
 def read_snapshot(path: str | Path) -> Snapshot:
     """The snapshot in a file of at most 64 MiB; "-" is standard input. Raises ValueError, one line that says what is wrong where."""
     text = strict_json.read_text(path, strict_json.FILE_BYTES)
-    first, _, rest = text.partition("\n")
-    if first.rstrip().endswith("}") and rest.lstrip().startswith("{"):
+    if is_series(text):
         raise ValueError(f"{path}: a series of snapshots, not a single one: `momctl policy replay` runs policies over it")
     return parse_snapshot(text, str(path))
+
+
+def is_series(text: str) -> bool:
+    """Whether a text is several documents, one a line."""
+    first, _, rest = text.partition("\n")
+    return first.rstrip().endswith("}") and rest.lstrip().startswith("{")
 
 
 def parse_snapshot(document: str, where: str) -> Snapshot:

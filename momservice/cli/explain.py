@@ -13,7 +13,7 @@ from momservice.bus.names import MAX_RUNS
 from momservice.cli.findings import count
 from momservice.cli.output import local_time, one_line, say, say_json
 from momservice.cli.service import connected, guest_uuid
-from momservice.cli.values import plain_calls, shown_value, written
+from momservice.cli.values import plain_calls, readable, written
 from momservice.cli.verbs import Verbs, add_verb
 from momservice.explanations import Explanation
 from momservice.snapshot import HOST
@@ -87,7 +87,7 @@ def _lines(row: Explanation, names: Mapping[str, str]) -> Iterator[str]:
         yield from _where(row)
         for read in row.reads:
             whose = read.entity if read.entity == HOST else names.get(read.entity, read.entity)
-            yield f"        read {read.kind} {read.name} of {whose}: {shown_value(read.value)}"
+            yield f"        read {read.kind} {read.name} of {whose}: {readable(read.value)}"
         if row.reads_left_out:
             yield f"        and {count(row.reads_left_out, 'more input')}"
     elif row.kind in ("dropped", "failed"):
@@ -102,7 +102,7 @@ def _lines(row: Explanation, names: Mapping[str, str]) -> Iterator[str]:
 
 def _outcome(row: Explanation) -> str:
     done = f"{row.status} as {row.applied}" if row.applied is not None and row.applied != row.wanted else row.status
-    return f"wanted {shown_value(row.wanted)}, {done if row.status != 'none' else 'nothing done'}{f': {row.reason}' if row.reason else ''}"
+    return f"wanted {readable(row.wanted)}, {done if row.status != 'none' else 'nothing done'}{f': {row.reason}' if row.reason else ''}"
 
 
 def _where(row: Explanation) -> Sequence[str]:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from momservice.cli.findings import count, plain, say_findings
 from momservice.cli.output import Problem, local_time, say, say_json, say_table
 from momservice.cli.policy_files import add_config, add_files, names_in_use, read_policies, settings_in_use, texts
-from momservice.cli.values import plain_calls, shown_value, written
+from momservice.cli.values import plain_calls, readable, written
 from momservice.cli.verbs import Verbs, add_verb
 from momservice.policy import Decisions, Failure, Wanted, load, trial_errors
 from momservice.series import Step, parse_series, replay, schema_of_all
@@ -172,8 +172,8 @@ def _say(runs: Sequence[_Run]) -> None:
 def _row(run: _Run, change: _Change) -> Sequence[str]:
     wanted = change.wanted
     name = f"{wanted.item}.{wanted.name}" if wanted.item else wanted.name
-    before = "" if change.before is None else shown_value(change.before.value)
-    now, place = ("", "") if change.gone else (shown_value(wanted.value), str(wanted.place))
+    before = "" if change.before is None else readable(change.before.value)
+    now, place = ("", "") if change.gone else (readable(wanted.value), str(wanted.place))
     return local_time(run.world.taken_us), str(run.number), run.name(wanted.entity), name, before, now, place
 
 

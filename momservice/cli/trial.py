@@ -12,7 +12,7 @@ from momservice.cli.findings import count, plain, say_findings
 from momservice.cli.output import say, say_json, say_table
 from momservice.cli.policy_files import PolicyFile, add_files, read_policies, texts
 from momservice.cli.service import connected
-from momservice.cli.values import shown_value, written
+from momservice.cli.values import readable, written
 from momservice.cli.verbs import Verbs, add_verb
 from momservice.client import BlockingClient, Evaluation
 from momservice.policy import Diagnostic, Wanted
@@ -25,6 +25,8 @@ The set in force and the same with these files over it are evaluated on the live
 loaded or applied. Exit status: 0 also if much would change; 1 for policies that the service would refuse."""
 # So often at most it is begun anew because the figures have moved on in between.
 TRIES: Final = 3
+# How many guests that fail are named.
+NAMED: Final = 5
 
 
 def add(actions: Verbs, json_option: argparse.ArgumentParser) -> None:
@@ -57,14 +59,14 @@ def try_policies(options: argparse.Namespace) -> int:
         (now, then), still = _undisturbed(client, lambda: (client.evaluate_now({}), client.evaluate_now(texts(policies))))
         names = dict(client.active_guests())
     loads = all(found.diagnostic.severity != "error" for found in then.findings)
-    findings = [_named(found.diagnostic, found.entity, names) for found in then.findings]
+    findings = _findings(then, names)
     changes = _changes(now, then) if loads else []
     if options.json:
         plain_findings = [plain(found, policies) for found in findings]
         say_json({"changes": [_plain(change, names) for change in changes], "diagnostics": plain_findings, "undisturbed": still})
     else:
         say_findings(findings, policies)
-        _say(changes, then, names, loads=loads, still=still)
+        _say(changes, names, loads=loads, still=still)
     return 0 if loads else 1
 
 
@@ -84,8 +86,21 @@ def _undisturbed(client: BlockingClient, work: Callable[[], T]) -> tuple[T, bool
     return given, False
 
 
-def _named(found: Diagnostic, entity: str, names: Mapping[str, str]) -> Diagnostic:
-    return replace(found, message=f"guest {names.get(entity, entity)} is dropped: {found.message}") if entity else found
+def _findings(then: Evaluation, names: Mapping[str, str]) -> list[Diagnostic]:
+    """The findings; one of several guests is told once."""
+    dropped: dict[Diagnostic, list[str]] = {}
+    for found in then.findings:
+        guests = dropped.setdefault(found.diagnostic, [])
+        guests += [names.get(found.entity, found.entity)] if found.entity else []
+    return [_with_dropped(found, guests) for found, guests in dropped.items()]
+
+
+def _with_dropped(found: Diagnostic, guests: Sequence[str]) -> Diagnostic:
+    if not guests:
+        return found
+    more = f" and {len(guests) - NAMED} more" if len(guests) > NAMED else ""
+    are = "guest is" if len(guests) == 1 else "guests are"
+    return replace(found, message=f"{found.message}; the {are} dropped: {', '.join(guests[:NAMED])}{more}")
 
 
 def _changes(now: Evaluation, then: Evaluation) -> list[_Change]:
@@ -119,13 +134,13 @@ def _plain(change: _Change, names: Mapping[str, str]) -> dict[str, Json]:
     }
 
 
-def _say(changes: Sequence[_Change], then: Evaluation, names: Mapping[str, str], *, loads: bool, still: bool) -> None:
+def _say(changes: Sequence[_Change], names: Mapping[str, str], *, loads: bool, still: bool) -> None:
     if not loads:
         say("these policies would be refused")
         return
     if changes:
         say_table(("ENTITY", "CONTROL", "IN FORCE", "THEN", "BY"), [_row(change, names) for change in changes], frozenset({2, 3}))
-    say(f"{count(len(changes), 'control')} of {len(then.controls)} would change" if changes else "nothing would change")
+    say(f"{count(len(changes), 'control')} would change" if changes else "nothing would change")
     if not still:
         say("the figures changed meanwhile, and some of that may be for this reason")
 
@@ -133,6 +148,6 @@ def _say(changes: Sequence[_Change], then: Evaluation, names: Mapping[str, str],
 def _row(change: _Change, names: Mapping[str, str]) -> Sequence[str]:
     wanted = change.any
     name = f"{wanted.item}.{wanted.name}" if wanted.item else wanted.name
-    values = ["" if each is None else shown_value(each.value) for each in (change.now, change.then)]
+    values = ["" if each is None else readable(each.value) for each in (change.now, change.then)]
     by = "" if change.then is None else str(change.then.place)
     return wanted.entity if wanted.entity == HOST else names.get(wanted.entity, wanted.entity), name, *values, by

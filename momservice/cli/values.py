@@ -23,6 +23,11 @@ def shown_value(value: object) -> str:
     return shown(json.dumps(written(value), ensure_ascii=False))
 
 
+def readable(value: object) -> str:
+    """A value for people who don't mind the last digits."""
+    return f"{value:.10g}" if isinstance(value, float) else shown_value(value)
+
+
 def written(value: Json) -> Json:
     """A value for JSON, as in files of snapshots."""
     if isinstance(value, list | tuple):

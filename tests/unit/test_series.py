@@ -100,15 +100,16 @@ def test_names_of_every_document_may_be_used() -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("", "f: no snapshot in it"),
-        ("\n\n", "f: no snapshot in it"),
-        ("{", "f:1: Expecting"),
+        ("", "f: Expecting value"),
+        ("\n\n", "f: Expecting value"),
+        ("{", "f: Expecting"),
         (recorded([free(1)], [free(2)])[:-20], "f:2: Expecting"),
         (recorded([free(1)], [free(2)]).splitlines()[1], "f: the first snapshot continues one that isn't there"),
-        (recorded([free(1)]).replace('"version":1', '"version":1,"continues":3'), "f:1: 'continues' is not true or false"),
-        (recorded([free(1)]) + "[]\n", "f:2: not an object"),
+        (recorded([free(1)]).replace('"version":1', '"version":1,"continues":3'), "f: 'continues' is not true or false"),
+        (recorded([free(1)]) + "[]\n", "f: Extra data"),
+        (recorded([free(1)], [free(2)]) + "[]\n", "f:3: not an object"),
     ],
-    ids=range(7),
+    ids=range(8),
 )
 def test_what_is_no_series_is_refused_with_its_line(text: str, said: str) -> None:
     with pytest.raises(ValueError, match=said) as refused:
