@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""mom-policy-test(5): the files of `momctl policy test` and `momctl policy eval`, from the tables that their readers use."""
+"""mom-policy-test(5): the files of momctl policy test, eval and replay, from the tables that their readers use."""
 
 from __future__ import annotations
 
@@ -58,6 +58,13 @@ _SNAPSHOT: Final = (
     "`momctl policy eval --snapshot FILE`, and cases, take a recorded snapshot as the world: all that policies can see of host and guests "
     "at one time. A snapshot gives the same decisions wherever it is evaluated."
 )
+_SERIES: Final = (
+    "`momctl record FILE` writes a series of snapshots: one document a line, in the order of time. `momctl policy replay FILE "
+    "POLICY_FILE...` runs policies on each of them in turn. The first document is a snapshot like any other. In those that continue it, "
+    "the samples of host and guests are only those that came since the document before; a guest that a document doesn't have is gone, and "
+    "begins anew if it comes back. From that the history is put together again, as long as `sample-history-length` says. Variables are "
+    "those that the replayed policies keep. A document that doesn't continue the one before stands for itself, so files can be joined."
+)
 
 
 def cases_and_snapshots() -> Page:
@@ -78,6 +85,7 @@ def cases_and_snapshots() -> Page:
         yield from _entries(expected.VALUES)
         yield from section("Snapshots", Text(_SNAPSHOT), Code(SNAPSHOT), *_entries(snapshot_file.DOCUMENT))
         yield from section("An entity of a snapshot", *_entries(snapshot_file.ENTITY))
+        yield from section("Series of snapshots", Text(_SERIES))
         yield from section("Values", *_entries(snapshot_file.VALUES))
         yield from section("See also", Text("mom-policy(5), mom-fields(7), momctl(1)"))
 

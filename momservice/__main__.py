@@ -20,6 +20,7 @@ from momservice.bus import service
 from momservice.bus.connection import BusLost, CallError, Connection
 from momservice.engine import Engine, Parts
 from momservice.errors import Busy
+from momservice.explanations import Explainer
 from momservice.hypervisor.libvirt_source import Hypervisor
 from momservice.hypervisor.workers import DeadlineMissed, NoThreadLeft, Workers
 from momservice.keeping import Keeper
@@ -31,6 +32,12 @@ BUS_NAME = "org.ovirt.Mom1"
 # Where the state is without systemd, which says so itself.
 STATE = "/var/lib/mom"
 LOAD_DEADLINE_S = 60
+LOADING = "an earlier change of the policies is still being checked: try again later"
+# Beyond what an explanation begins no further run after.
+EXPLAIN_DEADLINE_S = 25
+EXPLAINING = "something is being explained, which takes long for many guests and runs: try again later"
+# While a thread loads or explains, the event loop gets its turn back after so long, which each of its calls to the system may cost.
+SWITCH_S = 0.0005
 EXITS = "Exit status: 0 after a stop, 1 when it cannot go on, 2 for a wrong command line or configuration."
 # systemd is told to wait for a second; nothing below may take longer.
 STOP_DEADLINE_S = 0.8
@@ -101,19 +108,22 @@ def set_up_log(settings: config.Config) -> None:
 
 async def serve(settings: config.Config, read: Callable[[], config.Config]) -> int:
     """Connect, publish, run until a signal or the end of the bus. `read` reads the configuration anew. Gives the exit status."""
+    sys.setswitchinterval(SWITCH_S)
     connection = await Connection.open()
     workshop = parts.Workshop(connection)
     # One thread for policies and one for variables, each of which has one write at a time. A write isn't given up: nobody could tell
     # whether the disk has it.
     folder, disk = Path(os.environ.get("STATE_DIRECTORY", STATE)), partial(Workers(2, "state").run, deadline_s=None)
-    policies = store.PolicyStore(parts.schema(settings), partial(offload, Workers(1, "policy")), disk, folder)
+    load = partial(offload, Workers(1, "policy"), LOAD_DEADLINE_S, LOADING)
+    policies = store.PolicyStore(parts.schema(settings), load, disk, folder)
     again = partial(configure, read, workshop)
     engine = Engine(settings, workshop.parts(settings), again, policies, Hypervisor(settings.libvirt_uri))
     policies.world, policies.changed, policies.trouble = engine.snapshot, engine.wake, partial(engine.set_reason, "store")
     keeper = Keeper(folder, disk, policies, engine)
     await policies.start(settings)
     await keeper.restore()
-    service.publish(connection, engine, policies)
+    explainer = Explainer(engine.runs, partial(offload, Workers(1, "explain"), EXPLAIN_DEADLINE_S, EXPLAINING))
+    service.publish(connection, engine, policies, explainer)
     await connection.own(BUS_NAME)
     # Not earlier: a second service that can't own the name must leave the state of the first alone.
     await keeper.keep()
@@ -162,12 +172,12 @@ async def reload(engine: Engine) -> None:
         log.error("not reloaded: %s", error)
 
 
-async def offload(workers: Workers, function: Any) -> Any:
-    """Run a load outside the loop."""
+async def offload(workers: Workers, deadline_s: float, busy: str, function: Any) -> Any:
+    """Run something outside the loop. Raises Busy with that text."""
     try:
-        return await workers.run(function, LOAD_DEADLINE_S)
+        return await workers.run(function, deadline_s)
     except (NoThreadLeft, DeadlineMissed):
-        raise Busy("an earlier change of the policies is still being checked: try again later") from None
+        raise Busy(busy) from None
 
 
 def leave(status: int) -> NoReturn:

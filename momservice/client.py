@@ -16,9 +16,11 @@ from typing import Any, TypeAlias, TypeVar
 
 from momservice.bus.connection import ERROR, BusLost, CallError, Connection, Variant, clean
 from momservice.bus.names import MANAGER, NAME, PATH, POLICY
-from momservice.bus.variants import plain, to_variants
+from momservice.bus.reports import to_diagnostic, to_explanation, to_wanted
+from momservice.bus.variants import plain, to_data, to_variants
 from momservice.errors import InvalidArgs, typed
-from momservice.policy.decisions import Diagnostic, Place
+from momservice.explanations import Explanation
+from momservice.policy.decisions import Diagnostic, Wanted
 from momservice.snapshot import Sample, Value
 
 DEADLINE_S = 30.0
@@ -71,6 +73,22 @@ class Parameter:
     origin: str
     time_us: int
     uid: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What is to be said of policies that were evaluated. `entity`: the guest that was dropped from the run, else ""."""
+
+    diagnostic: Diagnostic
+    entity: str
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What policies decide. `controls`: without inputs; lists as texts. With an error at load among the findings there are none."""
+
+    controls: Sequence[Wanted]
+    findings: Sequence[Finding]
 
 
 class Client:
@@ -140,6 +158,10 @@ class Client:
         """UUID and name of every guest."""
         return [(uuid, name) for uuid, name in await self._one(MANAGER, "GetActiveGuests")]
 
+    async def explain(self, entity: str, last: int = 1) -> list[Explanation]:
+        """What the last runs (1 to 10) did for a guest, by UUID, or for "host", newest first."""
+        return [to_explanation(row) for row in await self._one(MANAGER, "Explain", "su", _carried(entity), last)]
+
     async def pause(self, reason: str = "", seconds: int = 0) -> None:
         """Stop deciding for that long (0: until `resume`)."""
         await self._call(MANAGER, "Pause", "su", _carried(reason), seconds)
@@ -184,7 +206,16 @@ class Client:
 
     async def validate(self, texts: Mapping[str, str]) -> list[Diagnostic]:
         """Check policies as one whole set without loading them."""
-        return [_diagnostic(found) for found in await self._one(POLICY, "ValidatePolicy", "a{ss}", _all_carried(texts))]
+        return [to_diagnostic(found) for found in await self._one(POLICY, "ValidatePolicy", "a{ss}", _all_carried(texts))]
+
+    async def evaluate(self, texts: Mapping[str, str], host: Sample, guests: Sequence[Sample] = ()) -> Evaluation:
+        """What policies (without any: those in force) decide in a given world. The interface's XML says what it is made of."""
+        world = _data(host), [_data(guest) for guest in guests]
+        return _evaluation(*await self._call(POLICY, "Evaluate", "a{ss}a{sv}aa{sv}", _all_carried(texts), *world))
+
+    async def evaluate_now(self, texts: Mapping[str, str]) -> Evaluation:
+        """What policies, in place of all that are loaded (without any: those in force), decide on the live figures."""
+        return _evaluation(*await self._call(POLICY, "EvaluateNow", "a{ss}", _all_carried(texts)))
 
     async def parameters(self) -> dict[str, Parameter]:
         """All parameters."""
@@ -232,10 +263,16 @@ def _variants(values: Mapping[str, Scalar]) -> dict[str, Variant]:
     return to_variants({_carried(name): _carried(value) if isinstance(value, str) else value for name, value in values.items()})
 
 
-def _diagnostic(found: Mapping[str, Variant]) -> Diagnostic:
-    field = {name: variant.value for name, variant in found.items()}
-    place = Place(field["fragment"], field["line"], field["column"])
-    return Diagnostic(field["severity"], field["code"], place, field["message"], field["hint"])
+def _data(values: Sample) -> dict[str, Variant]:
+    try:
+        return {_carried(name): to_data(value) for name, value in values.items() if value is not None}
+    except TypeError as error:
+        raise InvalidArgs(str(error)) from None
+
+
+def _evaluation(decisions: Sequence[Mapping[str, Variant]], diagnostics: Sequence[Mapping[str, Variant]]) -> Evaluation:
+    findings = [Finding(to_diagnostic(found), str(plain(found).get("entity", ""))) for found in diagnostics]
+    return Evaluation([to_wanted(decision) for decision in decisions], findings)
 
 
 def _parameter(found: Mapping[str, Variant]) -> Parameter:
@@ -299,6 +336,10 @@ class BlockingClient:
         """See Client."""
         return self._wait(self._client.active_guests())
 
+    def explain(self, entity: str, last: int = 1) -> list[Explanation]:
+        """See Client."""
+        return self._wait(self._client.explain(entity, last))
+
     def pause(self, reason: str = "", seconds: int = 0) -> None:
         """See Client."""
         self._wait(self._client.pause(reason, seconds))
@@ -342,6 +383,14 @@ class BlockingClient:
     def validate(self, texts: Mapping[str, str]) -> list[Diagnostic]:
         """See Client."""
         return self._wait(self._client.validate(texts))
+
+    def evaluate(self, texts: Mapping[str, str], host: Sample, guests: Sequence[Sample] = ()) -> Evaluation:
+        """See Client."""
+        return self._wait(self._client.evaluate(texts, host, guests))
+
+    def evaluate_now(self, texts: Mapping[str, str]) -> Evaluation:
+        """See Client."""
+        return self._wait(self._client.evaluate_now(texts))
 
     def parameters(self) -> dict[str, Parameter]:
         """See Client."""

@@ -59,6 +59,12 @@ class NotStored(MomError):
     error_name = STANDARD_PREFIX + "IOError"
 
 
+class OutOfRange(MomError):
+    """A number is beyond what is allowed."""
+
+    error_name = PREFIX + "OutOfRange"
+
+
 class InvalidArgs(MomError):
     """An argument has the wrong type or form."""
 

@@ -11,7 +11,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from momservice import strict_json
 from momservice.bus.names import UUID
@@ -31,6 +31,7 @@ DOCUMENT: Final[Mapping[str, str]] = {
     "host": "the host, an entity",
     "guests": "a list of entities in the order in which policies see them",
     "parameters": "an object: the parameters that were set, by name (default: none)",
+    "continues": "in a series: whether its samples are only those that came since the document before (default: false)",
 }
 ENTITY: Final[Mapping[str, str]] = {
     "key": "a guest's UUID in lower case; the host has no key",
@@ -49,13 +50,34 @@ VALUES: Final[Mapping[str, str]] = {
 }
 
 
+class Recorded(NamedTuple):
+    """A document: its snapshot, and whether that continues the one before."""
+
+    snapshot: Snapshot
+    continues: bool
+
+
 def read_snapshot(path: str | Path) -> Snapshot:
     """The snapshot in a file of at most 64 MiB; "-" is standard input. Raises ValueError, one line that says what is wrong where."""
-    return parse_snapshot(strict_json.read_text(path, strict_json.FILE_BYTES), str(path))
+    text = strict_json.read_text(path, strict_json.FILE_BYTES)
+    if is_series(text):
+        raise ValueError(f"{path}: a series of snapshots, not a single one: `momctl policy replay` runs policies over it")
+    return parse_snapshot(text, str(path))
+
+
+def is_series(text: str) -> bool:
+    """Whether a text is several documents, one a line."""
+    first, _, rest = text.partition("\n")
+    return first.rstrip().endswith("}") and rest.lstrip().startswith("{")
 
 
 def parse_snapshot(document: str, where: str) -> Snapshot:
     """The snapshot of one document. Raises ValueError, one line that begins with `where`."""
+    return parse_recorded(document, where).snapshot
+
+
+def parse_recorded(document: str, where: str) -> Recorded:
+    """One document of a series. Raises ValueError, one line that begins with `where`."""
     given = strict_json.parse(document, where)
     _check_format(given, where)
     taken_us = strict_json.get(given, "taken_us", int, where, 0)
@@ -64,12 +86,13 @@ def parse_snapshot(document: str, where: str) -> Snapshot:
     host = strict_json.get(given, "host", dict, where)
     if "key" in host:
         raise ValueError(f"{where}: the host has no 'key'")
-    return Snapshot(
+    snapshot = Snapshot(
         _entity(HOST, host, f"{where}: host"),
         _guests(strict_json.get(given, "guests", list, where), where),
         _values(given, "parameters", where),
         taken_us,
     )
+    return Recorded(snapshot, strict_json.get(given, "continues", bool, where, False))
 
 
 def _check_format(given: Json, where: str) -> None:
@@ -163,7 +186,7 @@ def encoded(value: Value) -> Json:
             return value
 
 
-def write_snapshot(snapshot: Snapshot) -> str:
+def write_snapshot(snapshot: Snapshot, *, continues: bool = False) -> str:
     """A snapshot as a document: one line of ASCII without its end. `parse_snapshot` gives an equal snapshot."""
     host = _plain(snapshot.host)
     del host["key"]
@@ -174,6 +197,7 @@ def write_snapshot(snapshot: Snapshot) -> str:
         "host": host,
         "guests": [_plain(guest) for guest in snapshot.guests],
         "parameters": _encoded_values(snapshot.parameters),
+        **({"continues": True} if continues else {}),
     }
     return json.dumps(document, separators=(",", ":"), allow_nan=False)
 

@@ -16,12 +16,13 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from momservice import errors
 from momservice.bus.arguments import checked_name
 from momservice.bus.names import MAIN_POLICY, MAX_POLICIES, MAX_TEXT_BYTES
 from momservice.config import Config, read_text
+from momservice.dry_runs import DryRun, dry_run, dry_run_in_given, live
 from momservice.durable import Document
 from momservice.fields import Schema
 from momservice.layers import LIMIT_BYTES, VERSION, Layers, Parameter, from_json, to_json
@@ -170,6 +171,19 @@ class PolicyStore:
             work = partial(findings, dict(texts), self._schema, replace(world, parameters=given) if world else None)
             found: Sequence[Diagnostic] = await self._offload(work)
         return found
+
+    async def dry_run(self, texts: Mapping[str, str], given: Callable[[Schema], Snapshot] | None = None) -> DryRun:
+        """What these (without any, those in force) decide in a given world, made of the names that there are, or in the live one with the
+        parameters in force. Nothing is loaded or applied. Raises InvalidArgs, LimitsExceeded, UnknownParameter or Busy.
+        """
+        for name in texts:
+            checked_name(name)
+        async with self._next():
+            chosen, known = dict(texts) or self.texts(), self._schema
+            if given is not None:
+                return cast(DryRun, await self._offload(lambda: dry_run_in_given(chosen, given(known), known)))
+            set_by_clients = {name: parameter.value for name, parameter in self._built.layers.parameters.items()}
+            return cast(DryRun, await self._offload(partial(dry_run, chosen, live(self.world(), set_by_clients), known)))
 
     def parameters(self) -> dict[str, Parameter]:
         """All parameters of the policies in force."""

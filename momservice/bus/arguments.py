@@ -12,12 +12,14 @@ from momservice.bus.names import (
     MAX_PARAMETERS,
     MAX_POLICIES,
     MAX_REASON_CHARACTERS,
+    MAX_RUNS,
     MAX_TEXT_BYTES,
     POLICY_NAME,
     UUID,
 )
 from momservice.bus.variants import from_variant
-from momservice.errors import InvalidArgs, LimitsExceeded
+from momservice.errors import InvalidArgs, LimitsExceeded, OutOfRange
+from momservice.snapshot import HOST
 from momservice.text import shown
 
 SHOWN_CHARACTERS = 40
@@ -35,6 +37,18 @@ def checked_uuid(text: str) -> str:
     if not UUID.fullmatch(uuid):
         raise InvalidArgs(f"{_quoted(text)} is not a UUID: xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx is")
     return uuid
+
+
+def checked_entity(text: str) -> str:
+    """The host or a guest, as snapshots name them."""
+    return HOST if text == HOST else checked_uuid(text)
+
+
+def checked_runs(number: int) -> int:
+    """How many of the last runs."""
+    if not 1 <= number <= MAX_RUNS:
+        raise OutOfRange(f"{number} runs can't be explained: 1 to {MAX_RUNS} can")
+    return number
 
 
 def checked_reason(text: str) -> str:

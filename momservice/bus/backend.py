@@ -6,11 +6,14 @@ All methods raise the classes of momservice.errors.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
+from momservice.dry_runs import DryRun
+from momservice.explanations import Explanation
+from momservice.fields import Schema
 from momservice.policy.decisions import Diagnostic
-from momservice.snapshot import Sample, Value
+from momservice.snapshot import Sample, Snapshot, Value
 
 
 class Parameter(Protocol):
@@ -82,6 +85,13 @@ class Engine(Protocol):
         """Read configuration and policy files again, all or nothing."""
 
 
+class Explainer(Protocol):
+    """The last runs."""
+
+    async def explain(self, entity: str, last: int) -> Sequence[Explanation]:
+        """What the last runs did for the host or a guest, newest first. Raises UnknownGuest or Busy."""
+
+
 class PolicyStore(Protocol):
     """Policies and parameters in force. Each change is all-or-nothing and gives the new generation."""
 
@@ -103,6 +113,9 @@ class PolicyStore(Protocol):
 
     async def validate(self, texts: Mapping[str, str]) -> Sequence[Diagnostic]:
         """Check these as one whole set."""
+
+    async def dry_run(self, texts: Mapping[str, str], given: Callable[[Schema], Snapshot] | None = None) -> DryRun:
+        """What these (without any, those in force) decide in a given world, or in the live one."""
 
     def parameters(self) -> Mapping[str, Parameter]:
         """All parameters by name."""

@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from momservice import API_VERSION, __version__
-from momservice.bus.arguments import checked_reason, checked_uuid
-from momservice.bus.backend import Engine, PolicyStore
+from momservice.bus.arguments import checked_entity, checked_reason, checked_runs, checked_uuid
+from momservice.bus.backend import Engine, Explainer, PolicyStore
 from momservice.bus.connection import Call, clean
 from momservice.bus.polkit import PolkitGate
+from momservice.bus.reports import explanation
 from momservice.bus.variants import to_variants
 from momservice.errors import UnknownGuest
 
@@ -18,8 +19,8 @@ from momservice.errors import UnknownGuest
 class Manager:
     """One coroutine per method: types in, types out, one delegation."""
 
-    def __init__(self, engine: Engine, store: PolicyStore, gate: PolkitGate) -> None:
-        self._engine, self._store, self._gate = engine, store, gate
+    def __init__(self, engine: Engine, store: PolicyStore, gate: PolkitGate, explainer: Explainer) -> None:
+        self._engine, self._store, self._gate, self._explainer = engine, store, gate, explainer
 
     def properties(self) -> Mapping[str, Any]:
         """All properties, plain."""
@@ -69,6 +70,12 @@ class Manager:
     async def get_active_guests(self, _call: Call) -> Sequence[Any]:
         """`GetActiveGuests() -> a(ss)`."""
         return [[[uuid, clean(name)] for uuid, name in self._engine.active_guests()]]
+
+    async def explain(self, call: Call) -> Sequence[Any]:
+        """`Explain(s, u) -> aa{sv}`."""
+        entity, last = call.args
+        told = await self._explainer.explain(checked_entity(entity), checked_runs(last))
+        return [[explanation(row) for row in told]]
 
     async def pause(self, call: Call) -> Sequence[Any]:
         """`Pause(s, u)`."""

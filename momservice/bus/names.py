@@ -23,3 +23,5 @@ MAX_TEXT_BYTES: Final = 256 * 1024
 MAX_PARAMETERS: Final = 1024
 MAX_PARAMETER_BYTES: Final = 64 * 1024
 MAX_REASON_CHARACTERS: Final = 256
+# How many runs can be explained.
+MAX_RUNS: Final = 10

@@ -4,15 +4,17 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from momservice.bus.arguments import checked_name, checked_parameters, checked_policies, policy_details
 from momservice.bus.backend import Parameter, PolicyStore
 from momservice.bus.connection import Call, Variant, clean
+from momservice.bus.given import given_world
 from momservice.bus.names import MAIN_POLICY
 from momservice.bus.polkit import NO_DETAILS, PolkitGate
+from momservice.bus.reports import decisions, diagnostic, findings
 from momservice.bus.variants import to_variants
-from momservice.policy.decisions import Diagnostic
 
 
 class Policy:
@@ -38,7 +40,7 @@ class Policy:
                 return {"mom.request": f"{call.member} {checked_name(call.args[0])}"}
             case "ResetPolicies":
                 return {"mom.request": call.member}
-            case "SetPolicy" | "SetNamedPolicy" | "SetPolicies" | "ValidatePolicy":
+            case "SetPolicy" | "SetNamedPolicy" | "SetPolicies" | "ValidatePolicy" | "Evaluate" | "EvaluateNow":
                 return policy_details(call.member, _texts(call))
             case _:
                 return NO_DETAILS
@@ -69,7 +71,13 @@ class Policy:
 
     async def validate_policy(self, call: Call) -> Sequence[Any]:
         """`ValidatePolicy(a{ss}) -> aa{sv}`."""
-        return [[_diagnostic(found) for found in await self._store.validate(_texts(call))]]
+        return [[diagnostic(found) for found in await self._store.validate(_texts(call))]]
+
+    async def evaluate(self, call: Call) -> Sequence[Any]:
+        """`Evaluate(a{ss}, a{sv}, aa{sv}) -> aa{sv}, aa{sv}`, `EvaluateNow(a{ss}) -> aa{sv}, aa{sv}`."""
+        given = partial(given_world, *call.args[1:]) if call.member == "Evaluate" else None
+        run = await self._store.dry_run(_texts(call), given)
+        return [[] if run.decisions is None else decisions(run.decisions), findings(run)]
 
     async def set_parameters(self, call: Call) -> Sequence[Any]:
         """`SetParameters(a{sv}) -> t`, `ReplaceParameters(a{sv}) -> t`."""
@@ -92,11 +100,6 @@ def _texts(call: Call) -> dict[str, str]:
             return checked_policies(texts)
         case _:
             raise TypeError(f"{call.member} carries no policies")
-
-
-def _diagnostic(found: Diagnostic) -> dict[str, Variant]:
-    text = {"severity": found.severity, "code": found.code, "fragment": found.place.fragment, "message": found.message, "hint": found.hint}
-    return to_variants(text) | {"line": Variant("u", found.place.line), "column": Variant("u", found.place.column)}
 
 
 def _parameter(parameter: Parameter) -> dict[str, Variant]:

@@ -39,13 +39,15 @@ FREE: Final = ""
 READ: Final = "org.ovirt.mom1.read"
 LOAD_POLICY: Final = "org.ovirt.mom1.load-policy"
 SET_PARAMETERS: Final = "org.ovirt.mom1.set-parameters"
+EXPLAIN: Final = "org.ovirt.mom1.explain"
 CONTROL: Final = "org.ovirt.mom1.control"
 
 _MEMBERS: Final[Mapping[str, Mapping[str, str]]] = {
     FREE: {MANAGER: "Ping GetStatistics GetHostStatistics GetGuestStatistics GetActiveGuests"},
     READ: {POLICY: "GetPolicy GetNamedPolicies GetParameters"},
-    LOAD_POLICY: {POLICY: "SetPolicy SetNamedPolicy SetPolicies RemoveNamedPolicy ResetPolicies ValidatePolicy"},
+    LOAD_POLICY: {POLICY: "SetPolicy SetNamedPolicy SetPolicies RemoveNamedPolicy ResetPolicies ValidatePolicy Evaluate EvaluateNow"},
     SET_PARAMETERS: {POLICY: "SetParameters ReplaceParameters"},
+    EXPLAIN: {MANAGER: "Explain"},
     CONTROL: {MANAGER: "Pause Resume Reload"},
 }
 # (interface, member) -> action. A member without a row is refused.

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from momservice.bus.backend import Engine, PolicyStore
+from momservice.bus.backend import Engine, Explainer, PolicyStore
 from momservice.bus.connection import Connection, Export, load_interfaces
 from momservice.bus.manager import Manager
 from momservice.bus.names import MANAGER, PATH, POLICY, XML
@@ -13,11 +13,11 @@ from momservice.bus.policy import Policy
 from momservice.bus.polkit import PolkitGate
 
 
-def publish(connection: Connection, engine: Engine, store: PolicyStore) -> None:
+def publish(connection: Connection, engine: Engine, store: PolicyStore, explainer: Explainer) -> None:
     """Answer calls for the engine and the store from now on. Owning the name is left to the caller."""
     gate = PolkitGate(connection, partial(engine.set_reason, "polkit"))
     interfaces = load_interfaces(XML)
-    manager, policy = Manager(engine, store, gate), Policy(store, gate, connection.uid_of)
+    manager, policy = Manager(engine, store, gate, explainer), Policy(store, gate, connection.uid_of)
     connection.serve(
         PATH,
         Export(
@@ -28,6 +28,7 @@ def publish(connection: Connection, engine: Engine, store: PolicyStore) -> None:
                 "GetHostStatistics": manager.get_host_statistics,
                 "GetGuestStatistics": manager.get_guest_statistics,
                 "GetActiveGuests": manager.get_active_guests,
+                "Explain": manager.explain,
                 "Pause": manager.pause,
                 "Resume": manager.resume,
                 "Reload": manager.reload,
@@ -46,6 +47,8 @@ def publish(connection: Connection, engine: Engine, store: PolicyStore) -> None:
                 "RemoveNamedPolicy": policy.remove_named_policy,
                 "ResetPolicies": policy.reset_policies,
                 "ValidatePolicy": policy.validate_policy,
+                "Evaluate": policy.evaluate,
+                "EvaluateNow": policy.evaluate,
                 "SetParameters": policy.set_parameters,
                 "ReplaceParameters": policy.set_parameters,
                 "GetParameters": policy.get_parameters,

@@ -29,6 +29,21 @@ def to_variant(value: Value) -> Variant:
             raise TypeError(f"a {type(value).__name__} has no form on the bus")
 
 
+def to_data(value: Value) -> Variant:
+    """As `to_variant`, and lists as `av` or `aa{sv}`, objects as `a{sv}` without nil. Raises TypeError for nil in a list."""
+    if isinstance(value, Mapping):
+        return Variant("a{sv}", _members(value))
+    if isinstance(value, list | tuple):
+        if value and all(isinstance(item, Mapping) for item in value):
+            return Variant("aa{sv}", [_members(item) for item in value])
+        return Variant("av", [to_data(item) for item in value])
+    return to_variant(value)
+
+
+def _members(value: Mapping[str, Value]) -> dict[str, Variant]:
+    return {name: to_data(member) for name, member in value.items() if member is not None}
+
+
 def to_variants(values: Mapping[str, Value]) -> dict[str, Variant]:
     """A dictionary `a{sv}`; nil values are left out."""
     return {name: to_variant(value) for name, value in values.items() if value is not None}

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from momservice import __version__
 from momservice.bus.connection import CallError
-from momservice.cli import parameters, policies, show
+from momservice.cli import explain, parameters, policies, record, show
 from momservice.cli.output import Problem, Usage, complain
 from momservice.client import ServiceUnavailable
 from momservice.errors import InteractiveAuthorizationRequired
@@ -31,6 +31,8 @@ def arguments() -> argparse.ArgumentParser:
     show.add(verbs, json_option)
     policies.add(verbs, json_option)
     parameters.add(verbs, json_option)
+    explain.add(verbs, json_option)
+    record.add(verbs)
     return parser
 
 

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from itertools import groupby
@@ -13,11 +12,12 @@ from momservice.cli.findings import count, plain, say_findings
 from momservice.cli.output import Problem, one_line, say, say_json
 from momservice.cli.parameters import VALUES, assignment
 from momservice.cli.policy_files import PolicyFile, add_config, add_files, names_in_use, read_policies, texts
+from momservice.cli.values import plain_calls, shown_value, written
 from momservice.cli.verbs import Verbs, add_verb
 from momservice.client import Scalar
-from momservice.policy import Call, Decisions, Failure, Opaque, Place, Program, Read, Wanted, evaluate, excerpt, load, trial_errors
+from momservice.policy import Decisions, Failure, Place, Program, Read, Wanted, evaluate, excerpt, load, trial_errors
 from momservice.snapshot import HOST, Snapshot
-from momservice.snapshot_file import encoded, read_snapshot, schema_of
+from momservice.snapshot_file import read_snapshot, schema_of
 from momservice.strict_json import Json
 from momservice.text import shown
 
@@ -89,8 +89,8 @@ class _Report:
             "controls": [self._control(wanted) for wanted in decisions.controls],
             "failures": [self._failure(failure) for failure in decisions.failures],
             "debug": list(decisions.debug),
-            "results": [_written(result) for result in decisions.results],
-            "variables": {entity: _written(kept) for entity, kept in decisions.variables.items()},
+            "results": [written(result) for result in decisions.results],
+            "variables": {entity: written(kept) for entity, kept in decisions.variables.items()},
             "steps": decisions.steps,
             "ended": decisions.ended,
             "degraded": decisions.degraded,
@@ -102,10 +102,10 @@ class _Report:
             "guest": self._names.get(wanted.entity),
             "control": wanted.name,
             "item": wanted.item,
-            "value": _written(wanted.value),
+            "value": written(wanted.value),
             **asdict(wanted.place),
-            "calls": _calls(wanted.calls),
-            "reads": [{"entity": r.entity, "kind": r.kind, "name": r.name, "value": _written(r.value)} for r in wanted.reads],
+            "calls": plain_calls(wanted.calls),
+            "reads": [{"entity": r.entity, "kind": r.kind, "name": r.name, "value": written(r.value)} for r in wanted.reads],
         }
 
     def _failure(self, failure: Failure) -> dict[str, Json]:
@@ -116,7 +116,7 @@ class _Report:
             "form": failure.form,
             "entity": failure.entity,
             "guest": self._names.get(failure.entity or ""),
-            "calls": _calls(failure.calls),
+            "calls": plain_calls(failure.calls),
         }
 
     # --- for people ---
@@ -145,7 +145,7 @@ class _Report:
     def _say_control(self, wanted: Wanted, *, explain: bool) -> None:
         name = f"{wanted.item}.{wanted.name}" if wanted.item else wanted.name
         place = "" if explain else f"  ({wanted.place})"
-        say(f"    {one_line(name)} = {_shown(wanted.value)}{place}")
+        say(f"    {one_line(name)} = {shown_value(wanted.value)}{place}")
         if explain:
             self._explain(wanted)
 
@@ -163,15 +163,15 @@ class _Report:
 
     def _read(self, read: Read) -> str:
         whose = "host" if read.entity == HOST else self._names[read.entity]
-        return f"{one_line(f'read {read.kind} {read.name} of {whose}')}: {_shown(read.value)}"
+        return f"{one_line(f'read {read.kind} {read.name} of {whose}')}: {shown_value(read.value)}"
 
     def _say_results(self, decisions: Decisions) -> None:
         say("results")
         for number, result in enumerate(decisions.results):
-            say(f"    form {number}: {_shown(result)}")
+            say(f"    form {number}: {shown_value(result)}")
         for entity, kept in decisions.variables.items():
             for name, value in kept.items():
-                say(f"    {self._title(entity)} keeps {one_line(name)} = {_shown(value)}")
+                say(f"    {self._title(entity)} keeps {one_line(name)} = {shown_value(value)}")
 
     def _say_debug(self, lines: Sequence[str]) -> None:
         for line in lines:
@@ -181,17 +181,3 @@ class _Report:
         what = f"form {failure.form}" if failure.entity is None else f"{self._title(failure.entity)} dropped"
         say(one_line(f"failed: {what}: {failure}"))
         say(excerpt(failure, self._policies[failure.place.fragment].text))
-
-
-def _calls(calls: Sequence[Call]) -> list[dict[str, Json]]:
-    return [{"function": call.function, **asdict(call.place)} for call in calls]
-
-
-def _shown(value: object) -> str:
-    return shown(json.dumps(_written(value), ensure_ascii=False))
-
-
-def _written(value: Json) -> Json:
-    if isinstance(value, list | tuple):
-        return [_written(item) for item in value]
-    return {"$opaque": value.kind} if isinstance(value, Opaque) else encoded(value)

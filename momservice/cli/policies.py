@@ -7,7 +7,7 @@ import argparse
 
 from momservice.bus.arguments import checked_name
 from momservice.bus.names import MAIN_POLICY
-from momservice.cli import case_runs, check, evaluation, reformat
+from momservice.cli import case_runs, check, evaluation, reformat, replays, trial
 from momservice.cli.output import Problem, say, say_json
 from momservice.cli.policy_files import add_files, read_policies, texts
 from momservice.cli.service import connected
@@ -33,7 +33,9 @@ def add(verbs: Verbs, json_option: argparse.ArgumentParser) -> None:
     remove.add_argument("name", metavar="NAME")
     add_verb(actions, "reset", "drop all that clients loaded and hid", reset_policies)
     check.add(actions, json_option)
+    trial.add(actions, json_option)
     evaluation.add(actions, json_option)
+    replays.add(actions, json_option)
     case_runs.add(actions, json_option)
     reformat.add(actions)
 

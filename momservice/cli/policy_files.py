@@ -29,9 +29,9 @@ class PolicyFile(NamedTuple):
     text: str
 
 
-def add_files(parser: argparse.ArgumentParser, help_text: str = FILES) -> None:
+def add_files(parser: argparse.ArgumentParser, help_text: str = FILES, metavar: str = "FILE") -> None:
     """Lets a verb take policy files."""
-    parser.add_argument("files", nargs="+", metavar="FILE", help=help_text)
+    parser.add_argument("files", nargs="+", metavar=metavar, help=help_text)
 
 
 def add_config(parser: argparse.ArgumentParser) -> None:
@@ -91,9 +91,17 @@ def names_in_use(file: Path | None) -> Schema:
     # Only what runs off line needs to know of every collector and controller.
     from momservice.parts import schema  # noqa: PLC0415 - those who ask a service should not wait for it
 
+    try:
+        return schema(settings_in_use(file))
+    except config.ConfigError as error:
+        raise Problem(str(error)) from error
+
+
+def settings_in_use(file: Path | None) -> config.Config:
+    """A configuration; None: the system's, or without one the default. Raises Problem."""
     default = config.DEFAULT_FILE if config.DEFAULT_FILE.exists() else None
     try:
         used = file or default
-        return schema(config.load(used) if used else config.Config())
+        return config.load(used) if used else config.Config()
     except config.ConfigError as error:
         raise Problem(str(error)) from error

@@ -9,9 +9,8 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from momservice.bus.names import UUID
-from momservice.cli.output import DASH, Problem, local_time, mib, pages_mib, say, say_fields, say_json, say_pairs, say_table
-from momservice.cli.service import connected
+from momservice.cli.output import DASH, local_time, mib, pages_mib, say, say_fields, say_json, say_pairs, say_table
+from momservice.cli.service import connected, guest_uuid
 from momservice.cli.verbs import Verbs, add_verb
 from momservice.client import BlockingClient, ServiceStatus
 from momservice.fields import EntityKind
@@ -83,7 +82,7 @@ def show_stats(options: argparse.Namespace) -> int:
         if options.guest is None:
             _show_all(client, as_json=options.json)
         else:
-            sample = client.guest_statistics(_uuid(client, options.guest))
+            sample = client.guest_statistics(guest_uuid(client, options.guest))
             if options.json:
                 say_json(sample)
             else:
@@ -98,16 +97,6 @@ def _units(kind: EntityKind) -> dict[str, str]:
 
     collectors: Iterable[HasFields] = registry.HOST.values() if kind == "host" else registry.GUEST.values()
     return {field.name: field.unit for collector in collectors for field in collector.FIELDS}
-
-
-def _uuid(client: BlockingClient, guest: str) -> str:
-    """The UUID of a guest by name or UUID."""
-    if UUID.fullmatch(guest.lower()):
-        return guest
-    found = [uuid for uuid, name in client.active_guests() if name == guest]
-    if not found:
-        raise Problem(f"no guest named {guest} is monitored; `momctl stats` lists those that are")
-    return found[0]
 
 
 def _show_all(client: BlockingClient, *, as_json: bool) -> None:

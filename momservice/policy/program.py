@@ -48,6 +48,11 @@ class Program:
     code: Code = field(repr=False)
     # Why there is none, where there is none.
     compiled: CompiledProgram | str = field(repr=False)
+    sources: Mapping[str, Source] = field(repr=False)
+
+    def line(self, place: Place) -> str:
+        """The line of the policy's text that a place is in."""
+        return self.sources[place.fragment].line(place.line)
 
     def coerce_parameter(self, name: str, value: Value) -> Value:
         """The value as the parameter takes it: a bool as 1 or 0 for an integer, any number as a float for a float.
@@ -120,10 +125,10 @@ def _compile(sources: Sequence[Source], readings: Sequence[Reading], schema: Sch
     code = compiler.code()
     placed = [(form, source.base) for source, reading in pairs for form in reading.forms]
     compiled = build(placed, schema, defaults, code.place)
-    names = tuple(source.name for source in sources)
+    by_name = {source.name: source for source in sources}
     # The first fragment with such a definition comes last here, and holds.
     givers = {name: source.name for source, reading in pairs[::-1] for name in first_definitions(reading.forms) if name in defaults}
-    return Loaded(Program(names, schema, MappingProxyType(defaults), MappingProxyType(givers), code, compiled), found)
+    return Loaded(Program(tuple(by_name), schema, MappingProxyType(defaults), MappingProxyType(givers), code, compiled, by_name), found)
 
 
 def _in_order(found: Sequence[Diagnostic]) -> list[Diagnostic]:

@@ -62,6 +62,12 @@ class Source:
         line = bisect_right(self._starts, start)
         return Place(self.name, line, start - self._starts[line - 1] + 1)
 
+    def line(self, number: int) -> str:
+        """A line of the text, without its end; they count from 1."""
+        start = self._starts[number - 1]
+        end = self._starts[number] - 1 if number < len(self._starts) else len(self.content)
+        return self.content[start:end]
+
 
 class Reading(NamedTuple):
     """What came of reading a fragment.

@@ -24,6 +24,8 @@ def host() -> Iterator[Host]:
         (running.state / "my.policy").write_text("(defvar mine 1)\n")
         (running.state / "world.json").write_text(write_snapshot(Snapshot()))
         (running.state / "cases.json").write_text('{"cases": [{"name": "mine", "policy": "(defvar mine 1)", "expect": {"results": [1]}}]}')
+        (running.state / "world.mom").write_text(write_snapshot(Snapshot()))
+        running.wait_for(lambda: "mem_free" in running.check(["momctl", "--json", "stats"]), "the first figures")
         yield running
 
 

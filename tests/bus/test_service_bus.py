@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -18,12 +19,15 @@ from lab.host import Host
 from momservice.bus.connection import load_interfaces
 from momservice.bus.names import MANAGER, MAX_TEXT_BYTES, NAME, PATH, POLICY, XML
 from momservice.client import BlockingClient
-from momservice.errors import InvalidArgs, InvalidPolicy, LimitsExceeded, NotStored, UnknownParameter
+from momservice.errors import InvalidArgs, InvalidPolicy, LimitsExceeded, NotStored, OutOfRange, UnknownGuest, UnknownParameter
+from momservice.policy import Call, Place
 
 pytestmark = pytest.mark.xdist_group("bus")
 
 BASE = '(defvar threshold 5)\n(defvar label "x")\n(defvar fraction 0.5)\n'
+KSM = "(def merge (n) (if n (Host.Control 'ksm_run' n) nil))\n(merge Host.mem_free)\n(with Guests g { (+ g.mem_free 1) })"
 NOBODY = "00000000-0000-0000-0000-000000000001"
+WORLD = "/tmp/world.mom"
 RULES = "etc/polkit-1/rules.d/10-test.rules"
 POLKIT_ACTIVATION = "usr/share/dbus-1/system-services/org.freedesktop.PolicyKit1.service"
 # Every method once: arguments for busctl, what the answer begins with.
@@ -33,6 +37,7 @@ CALLS: dict[tuple[str, str], tuple[list[str], str]] = {
     (MANAGER, "GetHostStatistics"): ([], "a{sv} "),
     (MANAGER, "GetGuestStatistics"): (["s", NOBODY], f"no guest {NOBODY} is monitored"),
     (MANAGER, "GetActiveGuests"): ([], "a(ss) 0"),
+    (MANAGER, "Explain"): (["su", "host", "1"], "aa{sv} "),
     (MANAGER, "Pause"): (["su", "a test", "3600"], ""),
     (MANAGER, "Resume"): ([], ""),
     (MANAGER, "Reload"): ([], ""),
@@ -43,6 +48,8 @@ CALLS: dict[tuple[str, str], tuple[list[str], str]] = {
     (POLICY, "SetPolicies"): (["a{ss}b", "2", "70_y", "1", "80_z", "2", "false"], "t "),
     (POLICY, "RemoveNamedPolicy"): (["s", "70_y"], "t "),
     (POLICY, "ValidatePolicy"): (["a{ss}", "1", "a", "("], 'aa{sv} 1 7 "severity" s "error" "code" s "parse"'),
+    (POLICY, "Evaluate"): (["a{ss}a{sv}aa{sv}", "0", "0", "0"], "aa{sv}aa{sv} 0 0"),
+    (POLICY, "EvaluateNow"): (["a{ss}", "1", "a", "(Host.Control 'ksm_run' 0)"], 'aa{sv}aa{sv} 1 6 "entity" s "host"'),
     (POLICY, "SetParameters"): (["a{sv}", "2", "threshold", "y", "7", "label", "s", "y"], "t "),
     (POLICY, "GetParameters"): ([], 'a{sa{sv}} 3 "'),
     (POLICY, "ReplaceParameters"): (["a{sv}", "1", "threshold", "b", "true"], "t "),
@@ -135,6 +142,9 @@ def test_introspection_tells_that_properties_change_unannounced(host: Host) -> N
         (f"{POLICY}.SetNamedPolicy", ["string:", "string:1"], "InvalidArgs"),
         (f"{POLICY}.RemoveNamedPolicy", ["string:a b"], "InvalidArgs"),
         (f"{MANAGER}.Pause", ["string:" + "x" * 257, "uint32:0"], "LimitsExceeded"),
+        (f"{MANAGER}.Explain", ["string:vm1", "uint32:1"], "InvalidArgs"),
+        (f"{POLICY}.EvaluateNow", ["dict:string:string:../x,1"], "InvalidArgs"),
+        (f"{POLICY}.EvaluateNow", ["int32:5"], "InvalidArgs"),
     ],
 )
 def test_a_bad_call_gets_the_named_error(host: Host, member: str, arguments: list[str], name: str) -> None:
@@ -229,6 +239,76 @@ def test_a_pause_shows_its_reason_and_ends(client: BlockingClient) -> None:
     assert client.status().status == "degraded"
 
 
+# Dry runs and explanations
+
+
+def test_policies_are_tried_on_given_and_on_live_figures_and_nothing_changes(client: BlockingClient) -> None:
+    before = client.status().generation, client.policies()
+    given = client.evaluate({"a": KSM}, {"mem_free": 7, "mem_available": 50}, [{"mem_free": 5, "name": "web"}, {"mem_free": None}])
+    assert [(c.entity, c.name, c.value, str(c.place), c.calls) for c in given.controls] == [
+        ("host", "ksm_run", 7, "a:1:22", (Call("merge", Place("a", 2, 1)),)),
+    ]
+    (found,) = given.findings
+    assert (found.entity[-1:], found.diagnostic.severity, found.diagnostic.code) == ("2", "warning", "type")
+    assert str(found.diagnostic.place) == "a:3:18"
+    live = client.evaluate_now({"a": KSM})
+    assert [(c.entity, c.name) for c in live.controls] == [("host", "ksm_run")]
+    assert isinstance(live.controls[0].value, int)
+    assert client.evaluate_now({}).controls == []
+    assert (client.status().generation, client.policies()) == before
+
+
+def test_policies_that_do_not_load_are_told_as_findings(client: BlockingClient) -> None:
+    for found in (client.evaluate_now({"a": "(+ 1 nowhere)"}), client.evaluate({"a": "(+ 1 nowhere)"}, {})):
+        assert (found.controls, [(f.diagnostic.code, str(f.diagnostic.place)) for f in found.findings]) == ([], [("name", "a:1:6")])
+
+
+def test_parameters_in_force_are_tried_with(client: BlockingClient) -> None:
+    client.set_parameters({"threshold": 77})
+    (control,) = client.evaluate_now({"a": "(defvar threshold 5) (Host.Control 'ksm_run' threshold)"}).controls
+    assert control.value == 77
+
+
+def test_a_world_that_makes_no_sense_is_refused(client: BlockingClient) -> None:
+    for host, guests, kind, said in (
+        ({"nowhere": 1}, [], InvalidArgs, "the host: there is no field 'nowhere'"),
+        ({"mem_free": float("inf")}, [], InvalidArgs, "the host: 'mem_free': inf is not a finite number"),
+        ({}, [{"uuid": "x"}], InvalidArgs, "guest 1: 'uuid' is not a UUID in lower case"),
+        ({}, [{}] * 5001, LimitsExceeded, "5001 guests: at most 5000 are allowed"),
+    ):
+        with pytest.raises(kind) as refused:
+            client.evaluate({}, host, guests)
+        assert str(refused.value) == said
+    with pytest.raises(LimitsExceeded):
+        client.evaluate_now({"a": "#" * (MAX_TEXT_BYTES + 1)})
+
+
+def test_the_last_runs_are_explained_to_whom_it_is_allowed(host: Host, client: BlockingClient) -> None:
+    client.set_policy("(def merge (on) (Host.Control 'ksm_run' (+ on Host.mem_free)))\n(merge 0)\n(/ 1 0)")
+    generation = client.status().generation
+    host.wait_for(lambda: client.explain("host", 1)[0].generation == generation, "a run of the policy", 30)
+    control, failed = client.explain("host", 1)
+    assert (control.kind, control.control, control.rule, str(control.place)) == ("control", "ksm_run", "merge", "50_main_:1:17")
+    assert (control.calls, control.line[:10]) == ((Call("merge", Place("50_main_", 2, 1)),), "(def merge")
+    assert [(read.entity, read.kind, read.name) for read in control.reads] == [("host", "stat", "mem_free")]
+    assert control.reads[0].value == control.wanted
+    # No KSM here.
+    assert (control.status in ("none", "failed", "refused"), bool(control.reason), control.applied) == (True, True, None)
+    assert (failed.kind, failed.code, str(failed.place), failed.line) == ("failed", "zero-division", "50_main_:3:1", "(/ 1 0)")
+    runs = [row.run for row in client.explain("host", 10)]
+    assert runs == sorted(runs, reverse=True)
+    with rule(host, 'action.id == "org.ovirt.mom1.explain" && subject.user == "alice"'):
+        assert error(host, "alice", f"{MANAGER}.Explain", "string:host", "uint32:1") == ""
+
+
+def test_what_cannot_be_explained_is_refused(client: BlockingClient) -> None:
+    for number in (0, 11, 1 << 31):
+        with pytest.raises(OutOfRange):
+            client.explain("host", number)
+    with pytest.raises(UnknownGuest):
+        client.explain(NOBODY, 1)
+
+
 # Who may do what
 
 
@@ -240,6 +320,8 @@ def test_a_user_without_a_rule_reads_and_changes_nothing(host: Host, client: Blo
         (f"{POLICY}.SetPolicy", ["string:1"]),
         (f"{POLICY}.ValidatePolicy", ["dict:string:string:a,1"]),
         (f"{POLICY}.ResetPolicies", []),
+        (f"{POLICY}.EvaluateNow", ["dict:string:string:a,1"]),
+        (f"{MANAGER}.Explain", ["string:host", "uint32:1"]),
         (f"{MANAGER}.Pause", ["string:x", "uint32:0"]),
         (f"{MANAGER}.Reload", []),
     ):
@@ -370,6 +452,74 @@ def test_momctl_loads_and_shows_policies_and_parameters(host: Host, client: Bloc
     assert momctl(host, "policy", "get", "50_main_").returncode == 1
     lines = [*momctl(host, "status").stdout.splitlines(), *momctl(host, "stats").stdout.splitlines()]
     assert max(map(len, (line for line in lines if "libvirt is unavailable" not in line))) <= 80
+
+
+def test_momctl_shows_what_would_change(host: Host, client: BlockingClient) -> None:
+    client.set_policy("(Host.Control 'ksm_run' 0)\n(Host.Control 'ksm_pages_to_scan' 9)")
+    done = momctl(host, "policy", "try", "-", stdin="(Host.Control 'ksm_run' 1)\n(Host.Control 'ksm_pages_to_scan' 9)")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [line.split() for line in done.stdout.splitlines()[:2]] == [
+        ["ENTITY", "CONTROL", "IN", "FORCE", "THEN", "BY"],
+        ["host", "ksm_run", "0", "1", "50_main_:1:1"],
+    ]
+    assert done.stdout.splitlines()[2] == "1 control would change"
+    (change,) = json.loads(momctl(host, "policy", "try", "--json", "-", stdin="1").stdout)["changes"][:1]
+    assert (change["entity"], change["control"], change["then"], change["then_place"]) == ("host", "ksm_pages_to_scan", None, None)
+    assert momctl(host, "policy", "try", "-", stdin="(Host.Control 'ksm_run' 0)(Host.Control 'ksm_pages_to_scan' 9)").stdout == (
+        "nothing would change\n"
+    )
+    refused = momctl(host, "policy", "try", "-", stdin="(+ 1\n nowhere)")
+    assert (refused.returncode, refused.stdout.splitlines()[-1]) == (1, "these policies would be refused")
+    assert "^" in refused.stdout
+    assert client.policy().startswith("(Host.Control 'ksm_run' 0)")
+
+
+def test_momctl_explains_the_host(host: Host, client: BlockingClient) -> None:
+    client.set_policy("(def merge (n) (Host.Control 'ksm_run' n))\n(merge Host.mem_free)")
+    generation = client.status().generation
+    host.wait_for(lambda: client.explain("host", 1)[0].generation == generation, "a run of the policy", 30)
+    done = momctl(host, "explain", "host")
+    assert (done.returncode, done.stderr) == (0, "")
+    run, outcome, where, called, read = done.stdout.splitlines()
+    assert run.startswith("run ")
+    assert run.endswith(f"generation {generation}")
+    assert outcome.startswith("    ksm_run: wanted ")
+    assert where == "        by merge, 50_main_:1:16: (def merge (n) (Host.Control 'ksm_run' n))"
+    assert called == "        merge was called at 50_main_:2:1"
+    assert read.startswith("        read stat mem_free of host: ")
+    (row,) = json.loads(momctl(host, "explain", "host", "--json").stdout)
+    assert (row["control"], row["rule"], row["place"]["line"], row["reads"][0]["name"]) == ("ksm_run", "merge", 1, "mem_free")
+    assert "no guest named vm9" in momctl(host, "explain", "vm9").stderr
+
+
+@pytest.fixture
+def world(host: Host) -> Iterator[Path]:
+    """Where a recording can be."""
+    yield host.path(WORLD)
+    host.path(WORLD).unlink(missing_ok=True)
+
+
+def test_momctl_records_what_it_replays(host: Host, client: BlockingClient, world: Path) -> None:
+    client.set_parameters({"threshold": 8})
+    done = momctl(host, "record", "-", "--snapshots", "1", user="alice")
+    assert (done.returncode, done.stderr, done.stdout.count("\n")) == (0, "", 1)
+    one = json.loads(done.stdout)
+    assert (one["parameters"], one["host"]["properties"]) == ({"threshold": 8}, {"interval": client.status().interval_ms // 1000})
+    assert one["host"]["samples"][0]["mem_free"] > 0
+    assert momctl(host, "record", WORLD, "--snapshots", "2").stdout == f"{WORLD}: 2 snapshots\n"
+    assert [json.loads(line).get("continues") for line in world.read_text().splitlines()] == [None, True]
+    policy = "(defvar threshold 5) (Host.Control 'ksm_run' threshold) (Host.Control 'ksm_pages_to_scan' Host.mem_free)"
+    told = json.loads(momctl(host, "policy", "replay", "--json", WORLD, "-", stdin=policy).stdout)
+    assert [run["controls"][1]["value"] for run in told["runs"]] == [8, 8]
+    assert all(run["controls"][0]["value"] > 0 for run in told["runs"])
+    assert momctl(host, "record", WORLD).stderr == f"momctl: {WORLD}: File exists\n"
+
+
+def test_a_recording_ends_when_it_is_told_to_and_its_last_line_is_whole(host: Host, world: Path) -> None:
+    script = f"momctl record {WORLD} & while [ ! -s {WORLD} ]; do sleep 0.1; done; kill -TERM $!; wait $!"
+    done = host.run(["bash", "-c", script])
+    assert (done.returncode, done.stderr, done.stdout) == (0, "", f"{WORLD}: 1 snapshot\n")
+    assert [json.loads(line)["format"] for line in world.read_text().splitlines()] == ["mom-snapshot"]
 
 
 def test_momctl_tells_a_refusal_in_one_line(host: Host) -> None:

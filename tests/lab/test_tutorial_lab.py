@@ -13,7 +13,7 @@ pytestmark = pytest.mark.xdist_group("lab")
 
 def test_the_commands_for_a_service_print_what_the_tutorial_shows() -> None:
     with Host(guests=0, libvirt=False, ksm=False) as host:
-        host.wait_for(lambda: host.owned("org.ovirt.Mom1"), "the service")
+        host.wait_for(lambda: "mem_free" in host.check(["momctl", "--json", "stats"]), "the first figures")
         folder = host.state / "tutorial"
         folder.mkdir()
         shown, given = [], []

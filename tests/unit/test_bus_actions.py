@@ -13,12 +13,13 @@ import pytest
 
 from momservice.bus.connection import Call, CallError, Export, load_interfaces
 from momservice.bus.names import MANAGER, NAME, PATH, POLICY, XML
-from momservice.bus.polkit import ACTIONS, CONTROL, FREE, LOAD_POLICY, READ, SET_PARAMETERS
+from momservice.bus.polkit import ACTIONS, CONTROL, EXPLAIN, FREE, LOAD_POLICY, READ, SET_PARAMETERS
 from momservice.bus.service import publish
 
 ROOT = Path(__file__).parents[2]
 ACTIONS_FILE = ET.parse(ROOT / "polkit" / "org.ovirt.mom1.policy.in")
-DEFAULTS = {READ: "yes", LOAD_POLICY: "auth_admin", SET_PARAMETERS: "auth_admin_keep", CONTROL: "auth_admin_keep"}
+KEPT = "auth_admin_keep"
+DEFAULTS = {READ: "yes", LOAD_POLICY: "auth_admin", SET_PARAMETERS: KEPT, EXPLAIN: KEPT, CONTROL: KEPT}
 
 
 class Exports:
@@ -35,7 +36,7 @@ class Exports:
 
 
 class Anything:
-    """An engine and a store of which nothing is asked."""
+    """An engine, a store and an explainer of which nothing is asked."""
 
     def __getattr__(self, name: str) -> Any:
         return lambda *_args: name
@@ -43,7 +44,7 @@ class Anything:
 
 def exports() -> dict[str, Export]:
     connection = Exports()
-    publish(connection, Anything(), Anything())  # type: ignore[arg-type]  # stand-ins: nothing of them is called
+    publish(connection, Anything(), Anything(), Anything())  # type: ignore[arg-type]  # stand-ins: nothing of them is called
     return {export.interface.name: export for export in connection.served[PATH]}
 
 
