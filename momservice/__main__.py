@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
-from momservice import __version__, config, parts, store
+from momservice import __version__, building, config, parts, store
 from momservice.bus import service
 from momservice.bus.connection import BusLost, CallError, Connection
 from momservice.engine import Engine, Parts
@@ -84,7 +84,7 @@ def complain(problems: Sequence[str], status: int) -> int:
 def check_all(settings: config.Config) -> int:
     """`--check-config`: warnings don't fail it, errors in policies do."""
     complain([f"warning: {warning}" for warning in settings.warnings], 0)
-    _, problems = store.build_tolerantly(settings, parts.schema(settings))
+    _, problems = building.build_tolerantly(settings, parts.schema(settings))
     return complain(problems, 2 if problems else 0)
 
 

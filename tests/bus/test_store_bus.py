@@ -132,7 +132,7 @@ def test_a_thousand_loads_and_thirty_kills_lose_nothing_and_mix_nothing(machine:
         client = machine.start()
         loader.check(client)
         quiet = chance.randrange(LOADS // KILLS)
-        killer = threading.Timer(PATIENCE_S, lambda: None)
+        killer: threading.Timer | None = None
         try:
             for turn in range(quiet + 100):
                 begin = time.monotonic()
@@ -146,6 +146,7 @@ def test_a_thousand_loads_and_thirty_kills_lose_nothing_and_mix_nothing(machine:
         except (ServiceUnavailable, CallError) as error:
             # That it is gone, and nothing else.
             assert isinstance(error, ServiceUnavailable), error
+        assert killer is not None, (machine.folder / "log").read_text()
         killer.join()
         kills += 1
         client.close()

@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 
 from momservice import errors
+from momservice.building import build_tolerantly
 from momservice.bus.names import MAX_POLICIES, MAX_TEXT_BYTES
 from momservice.config import Config, read_text
 from momservice.fields import Names, Schema
 from momservice.policy import evaluate
 from momservice.snapshot import Entity, Snapshot, Value
-from momservice.store import MAX_WAITING, PolicyStore, build_tolerantly
+from momservice.store import MAX_WAITING, PolicyStore
 from momservice.watching import Watcher
 
 SCHEMA = Schema(
@@ -127,7 +128,7 @@ def test_files_are_read_only_as_far_as_they_fit_together(tmp_path: Path, monkeyp
         read += len(text)
         return text
 
-    monkeypatch.setattr("momservice.store.read_text", counting)
+    monkeypatch.setattr("momservice.building.read_text", counting)
     large = "#" + "x" * 999_999
     made = started(tmp_path, **{f"large{n}": large for n in range(5)}, small="1")
     assert made.texts() == {"large0": large, "small": "1"}

@@ -17,12 +17,13 @@ import pytest
 from test_store import SCHEMA, WORLD, at_once
 
 from momservice import errors
+from momservice.building import MAX_TOLD
 from momservice.bus.names import MAX_PARAMETERS, MAX_POLICIES, MAX_TEXT_BYTES
 from momservice.config import Config
 from momservice.layers import Layers, Parameter, from_json, to_json
 from momservice.policy import Diagnostic
 from momservice.snapshot import Entity, Snapshot
-from momservice.store import MAX_TOLD, PolicyStore
+from momservice.store import PolicyStore
 
 
 class Machine:
