@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, TypeAlias, TypeVar
 
+from momservice.bus.arguments import checked_runs
 from momservice.bus.connection import ERROR, BusLost, CallError, Connection, Variant, clean
 from momservice.bus.names import MANAGER, NAME, PATH, POLICY
 from momservice.bus.reports import to_diagnostic, to_explanation, to_wanted
@@ -160,7 +161,8 @@ class Client:
 
     async def explain(self, entity: str, last: int = 1) -> list[Explanation]:
         """What the last runs (1 to 10) did for a guest, by UUID, or for "host", newest first."""
-        return [to_explanation(row) for row in await self._one(MANAGER, "Explain", "su", _carried(entity), last)]
+        answer = await self._one(MANAGER, "Explain", "su", _carried(entity), checked_runs(last))
+        return [to_explanation(row) for row in answer]
 
     async def pause(self, reason: str = "", seconds: int = 0) -> None:
         """Stop deciding for that long (0: until `resume`)."""
@@ -266,7 +268,7 @@ def _variants(values: Mapping[str, Scalar]) -> dict[str, Variant]:
 def _data(values: Sample) -> dict[str, Variant]:
     try:
         return {_carried(name): to_data(value) for name, value in values.items() if value is not None}
-    except TypeError as error:
+    except (TypeError, OverflowError) as error:
         raise InvalidArgs(str(error)) from None
 
 

@@ -92,7 +92,7 @@ class _Reader:
 
     @staticmethod
     def _typed(given: Given, key: str, signature: str, where: str, default: Any) -> Any:
-        if key not in given:
+        if key not in given or not given[key].value:
             return default
         if given[key].signature != signature:
             raise InvalidArgs(f"{where}: '{key}' is of D-Bus type '{shown(given[key].signature, 20)}', not '{signature}'")

@@ -34,8 +34,7 @@ def add(actions: Verbs, json_option: argparse.ArgumentParser) -> None:
     add_files(parser)
     parser.add_argument("--snapshot", required=True, metavar="FILE", help='the world, a recorded snapshot; "-" for standard input')
     add_config(parser)
-    parameter = "set a parameter, in place of the snapshot's; may be given several times"
-    parser.add_argument("--param", action="append", default=[], type=assignment, metavar="NAME=VALUE", help=parameter)
+    add_parameters(parser)
     parser.add_argument("--explain", action="store_true", help="also show each control's rule, the calls to it, and the inputs it read")
     parser.add_argument("--results", action="store_true", help="also show the value of each form, and the variables that are kept")
 
@@ -50,7 +49,7 @@ def evaluate_policies(options: argparse.Namespace) -> int:
     loaded = load(texts(policies), schema_of(snapshot, names_in_use(options.config)))
     decisions = None
     if loaded.program is not None:
-        world = _with_parameters(snapshot, loaded.program, dict(options.param))
+        world = with_parameters(snapshot, loaded.program, dict(options.param))
         decisions = evaluate(loaded.program, world, trace=options.explain)
     report = _Report(snapshot, policies)
     if options.json:
@@ -62,7 +61,14 @@ def evaluate_policies(options: argparse.Namespace) -> int:
     return 1 if decisions is None or decisions.ended or trial_errors(decisions) else 0
 
 
-def _with_parameters(snapshot: Snapshot, program: Program, given: Mapping[str, Scalar]) -> Snapshot:
+def add_parameters(parser: argparse.ArgumentParser) -> None:
+    """Lets a verb take parameters."""
+    parameter = "set a parameter, in place of the snapshot's; may be given several times"
+    parser.add_argument("--param", action="append", default=[], type=assignment, metavar="NAME=VALUE", help=parameter)
+
+
+def with_parameters(snapshot: Snapshot, program: Program, given: Mapping[str, Scalar]) -> Snapshot:
+    """The snapshot with other parameters. Raises Problem for those that the program doesn't have or take."""
     for name, value in given.items():
         try:
             program.coerce_parameter(name, value)

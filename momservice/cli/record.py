@@ -48,11 +48,11 @@ def _number(text: str) -> int:
 def record(options: argparse.Namespace) -> int:
     """`momctl record`."""
     to_output = str(options.file) == STDIN
-    with _interruptions() as sleep, connected() as client:
+    with interruptions() as sleep, connected() as client:
         # Before there is a file: there must be a service.
         interval_s = client.status().interval_ms / 1000
         with nullcontext(sys.stdout) if to_output else _new_file(options.file) as out:
-            written, why = _Recording(client, out, sleep).run(interval_s, options.snapshots, options.seconds)
+            written, why = Recording(client, out, sleep).run(interval_s, options.snapshots, options.seconds)
     if not to_output:
         say(f"{options.file}: {count(written, 'snapshot')}{why}")
     return 0
@@ -66,7 +66,7 @@ def _new_file(path: Path) -> IO[str]:
 
 
 @contextmanager
-def _interruptions() -> Iterator[Callable[[float], bool]]:
+def interruptions() -> Iterator[Callable[[float], bool]]:
     """Sleeps that Ctrl-C and SIGTERM end, which then end nothing else: no line is ever cut off. They give whether to go on."""
     ends = {number for number in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(number) is not signal.SIG_IGN}
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ends)
@@ -76,25 +76,28 @@ def _interruptions() -> Iterator[Callable[[float], bool]]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-class _Recording:
+class Recording:
     """Writes a series."""
 
-    def __init__(self, client: BlockingClient, out: IO[str], sleep: Callable[[float], bool]) -> None:
-        self._client, self._out, self._sleep = client, out, sleep
+    def __init__(
+        self, client: BlockingClient, out: IO[str], sleep: Callable[[float], bool], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """`sleep` gives whether to go on."""
+        self._client, self._out, self._sleep, self._clock = client, out, sleep, clock
         self._recorder = Recorder()
         self._left_bytes = FILE_BYTES
 
     def run(self, interval_s: float, snapshots: int | None, seconds: int | None) -> tuple[int, str]:
         """How many snapshots were written, and why no more, where that isn't what was asked for."""
-        begin = due = time.monotonic()
+        begin = due = self._clock()
         written = 0
         while True:
             self._see()
-            if time.monotonic() >= due:
+            if self._clock() >= due:
                 if not self._write(int(interval_s)):
                     return written, f"; the file would grow beyond {FILE_BYTES >> 20} MiB"
                 written, due = written + 1, due + interval_s
-            now = time.monotonic()
+            now = self._clock()
             if written == snapshots or (seconds is not None and now - begin >= seconds):
                 return written, ""
             if not self._sleep(min(POLL_S, max(due - now, 0.0), *([] if seconds is None else [begin + seconds - now]))):

@@ -9,8 +9,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from momservice.cli.evaluation import add_parameters, with_parameters
 from momservice.cli.findings import count, plain, say_findings
 from momservice.cli.output import Problem, local_time, say, say_json, say_table
+from momservice.cli.parameters import VALUES
 from momservice.cli.policy_files import add_config, add_files, names_in_use, read_policies, settings_in_use, texts
 from momservice.cli.values import plain_calls, readable, written
 from momservice.cli.verbs import Verbs, add_verb
@@ -28,10 +30,11 @@ recording and the runs; the world goes on as it was recorded, whatever is decide
 def add(actions: Verbs, json_option: argparse.ArgumentParser) -> None:
     """Add the verb."""
     what = "show what policies would have done over time, without a service"
-    parser = add_verb(actions, "replay", what, replay_policies, more=MORE, parents=[json_option])
+    parser = add_verb(actions, "replay", what, replay_policies, more=MORE, parents=[json_option], epilog=VALUES)
     parser.add_argument("recording", type=Path, metavar="FILE", help='a file of `momctl record`; "-" for standard input')
     add_files(parser, metavar="POLICY_FILE")
     add_config(parser)
+    add_parameters(parser)
 
 
 class _Change(NamedTuple):
@@ -69,8 +72,11 @@ def replay_policies(options: argparse.Namespace) -> int:
     except ValueError as error:
         raise Problem(str(error)) from error
     loaded = load(texts(policies), schema_of_all(series, names_in_use(options.config)))
-    steps = iter(()) if loaded.program is None else replay(loaded.program, series, settings_in_use(options.config).history_length)
-    runs = list(_runs(steps))
+    runs: list[_Run] = []
+    if (program := loaded.program) is not None:
+        worlds = [with_parameters(recorded.snapshot, program, dict(options.param)) for recorded in series]
+        given = [recorded._replace(snapshot=world) for recorded, world in zip(series, worlds, strict=True)]
+        runs = list(_runs(replay(program, given, settings_in_use(options.config).history_length)))
     if options.json:
         findings = [plain(found, policies) for found in loaded.diagnostics]
         say_json({"diagnostics": findings, "runs": [_plain(run) for run in runs], "summary": _summary(runs)})

@@ -301,8 +301,10 @@ def test_the_last_runs_are_explained_to_whom_it_is_allowed(host: Host, client: B
         assert error(host, "alice", f"{MANAGER}.Explain", "string:host", "uint32:1") == ""
 
 
-def test_what_cannot_be_explained_is_refused(client: BlockingClient) -> None:
-    for number in (0, 11, 1 << 31):
+def test_what_cannot_be_explained_is_refused(host: Host, client: BlockingClient) -> None:
+    for number in (0, 11, (1 << 32) - 1):
+        refused = error(host, "root", f"{MANAGER}.Explain", "string:host", f"uint32:{number}")
+        assert refused == f"Error org.ovirt.Mom1.Error.OutOfRange: {number} runs can't be explained: 1 to 10 can"
         with pytest.raises(OutOfRange):
             client.explain("host", number)
     with pytest.raises(UnknownGuest):

@@ -124,6 +124,10 @@ def test_too_much_is_refused() -> None:
     assert len(given_world({"@history": Variant("aa{sv}", [{}] * (MAX_HISTORY - 1))}, [{}] * 2, SCHEMA).guests) == 2
 
 
+def test_an_empty_special_value_is_none_of_whatever_type() -> None:
+    assert given_world({}, [data(at_history=[], at_vars={}, at_props=[])], SCHEMA) == given_world({}, [{}], SCHEMA)
+
+
 def test_values_that_the_client_sends_come_back() -> None:
     disks: Value = [{"name": "vda", "current": {"total_bytes_sec": 5}}, {"name": "vdb", "current": None}]
     sample: dict[str, Value] = {"mem_free": disks}

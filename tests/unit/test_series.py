@@ -157,6 +157,13 @@ def test_a_replay_as_json_has_every_run(files: tuple[str, str], capsys: pytest.C
     assert (control["guest"], control["value"], control["fragment"], control["line"]) == ("vm-a", 12, "my", 3)
 
 
+def test_other_parameters_may_be_tried(files: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main(["policy", "replay", "--param", "limit=2", *files]) == 0
+    assert capsys.readouterr().out.splitlines()[2].split()[2:6] == ["2", "host", "ksm_run", "1"]
+    assert command.main(["policy", "replay", "--param", "other=2", *files]) == 1
+    assert "no parameter other; there are: limit" in capsys.readouterr().err
+
+
 def test_failures_are_told_once_and_fail_only_if_no_figures_would_cure_them(
     files: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
