@@ -80,9 +80,9 @@ class StaticEmitter(OperatorEmitter):
         self._host: dict[str, str] = {}
         self._controls: dict[str, str] = {}
         self._values = 0
-        # Limits of disks that have been read, by variable and name, as long as nothing may have set them.
+        # Single limits of disks that have been read, by mapping and name, as long as nothing may have set them.
         self._figures: dict[tuple[str, str], Val] = {}
-        # The variables of their mappings, by variable.
+        # The variable of the mapping, by the variable of the limits.
         self._mappings: dict[str, str] = {}
 
     # --- the function ------------------------------------------------------------------------------------------------------------------
@@ -455,7 +455,7 @@ class StaticEmitter(OperatorEmitter):
         """Limits of a disk, made into a value only where they are used as one."""
         tree, mapping = self.tree, self.fresh("q")
         operands = (disk.expr, tree.constant(name))
-        # As an object they cost their number; the time is that of the call.
+        # In steps they cost what an object of them does; the time is that of any call.
         self.steps += len(TUNE_FIGURES)
         self.block.append(tree.assign(mapping, self.risky(tree.run("limits", *operands), CALL_WORK - len(TUNE_FIGURES))))
         return self.entity(Part(self.risky(tree.run("part", *operands)), mapping))
