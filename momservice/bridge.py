@@ -42,8 +42,8 @@ BACKLOG = 32
 # VDSM reads these without asking whether they are there: where the host doesn't tell they are nil.
 KSM = tuple(field.name for field in HostKSM.FIELDS)
 DESCRIPTION = (
-    "MOM's old XML-RPC, for a VDSM that knows nothing of D-Bus: answers on a Unix socket and hands calls over to momservice as "
-    "the user that it runs as, vdsm, so that polkit's rules for that user decide. Started by systemd with the first connection to "
+    "Serves VDSM with the RPC of old: a VDSM that knows nothing of D-Bus calls MOM by XML-RPC on a Unix socket. What it calls is handed "
+    "over to momservice as the user that this program runs as, vdsm, so that polkit's rules for that user decide. Started by systemd with the first connection to "
     "mom-rpc-bridge.socket; ends when nobody has been connected for a minute. Only root and its own user may connect. Methods: ping, "
     "setPolicy(text), setNamedPolicy(name, text, or nil to remove it), getPolicy, getNamedPolicies, resetPolicies, setVerbosity(level), "
     "getStatistics, getActiveGuests. What momservice refuses is a fault with its reason; while momservice is away the connection is "
