@@ -42,12 +42,12 @@ BACKLOG = 32
 # VDSM reads these without asking whether they are there: where the host doesn't tell they are nil.
 KSM = tuple(field.name for field in HostKSM.FIELDS)
 DESCRIPTION = (
-    "Serves VDSM with the RPC of old: a VDSM that knows nothing of D-Bus calls MOM by XML-RPC on a Unix socket. What it calls is handed "
-    "over to momservice as the user that this program runs as, vdsm, so that polkit's rules for that user decide. Started by systemd with the first connection to "
-    "mom-rpc-bridge.socket; ends when nobody has been connected for a minute. Only root and its own user may connect. Methods: ping, "
-    "setPolicy(text), setNamedPolicy(name, text, or nil to remove it), getPolicy, getNamedPolicies, resetPolicies, setVerbosity(level), "
-    "getStatistics, getActiveGuests. What momservice refuses is a fault with its reason; while momservice is away the connection is "
-    "closed without an answer. A request has at most 1 MiB and 5 seconds."
+    "Serves VDSM with the RPC of old: a VDSM that knows nothing of D-Bus calls MOM by XML-RPC on a Unix socket. What it calls is "
+    "handed over to momservice as the user that this program runs as, vdsm, so that polkit's rules for that user decide. Started by "
+    "systemd with the first connection to mom-rpc-bridge.socket; ends when nobody has been connected for a minute. Only root and its "
+    "own user may connect. Methods: ping, setPolicy(text), setNamedPolicy(name, text, or nil to remove it), getPolicy, "
+    "getNamedPolicies, resetPolicies, setVerbosity(level), getStatistics, getActiveGuests. What momservice refuses is a fault with its "
+    "reason; while momservice is away the connection is closed without an answer. A request has at most 1 MiB and 5 seconds."
 )
 EXITS = "Exit status: 0 after a stop or when nobody needs it any more, 1 when it cannot go on, 2 for a wrong command line."
 

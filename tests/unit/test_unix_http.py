@@ -130,7 +130,9 @@ def test_a_head_is_read_or_refused_with_a_status(head: bytes, status: int) -> No
         assert refusal.status == status
 
 
-@pytest.mark.parametrize("sent", [b"GET / HTTP/1.1\r\n\r\n", b"POST / HTTP/1.1\r\nContent-Length: 99999999\r\n\r\n" + b"x" * 100_000], ids=["GET", "long"])
+@pytest.mark.parametrize(
+    "sent", [b"GET / HTTP/1.1\r\n\r\n", b"POST / HTTP/1.1\r\nContent-Length: 99999999\r\n\r\n" + b"x" * 100_000], ids=["GET", "long"]
+)
 def test_a_refusal_is_a_status_and_the_end(tmp_path: Path, sent: bytes) -> None:
     async def scenario(_server: Server, path: str) -> None:
         reader, writer = await asyncio.open_unix_connection(path)
@@ -154,6 +156,7 @@ def test_a_head_without_end_ends_the_connection(tmp_path: Path, sent: bytes) -> 
 @pytest.mark.parametrize(
     ("limits", "sent"),
     [(Limits(idle_s=0.05), b""), (Limits(request_s=0.05), b"POST "), (Limits(request_s=0.05), post(b"x")[:-1])],
+    ids=["silent", "in the head", "in the body"],
 )
 def test_who_says_nothing_or_stops_halfway_is_dropped(tmp_path: Path, limits: Limits, sent: bytes) -> None:
     async def scenario(_server: Server, path: str) -> None:
