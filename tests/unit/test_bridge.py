@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 
 from momservice import bridge
-from momservice.bus.connection import Variant
+from momservice.bus.connection import CallError, Variant
 from momservice.client import Client
 from momservice.errors import InvalidPolicy, UnknownPolicy
 from momservice.link import ServiceUnavailable
+from momservice.xml_rpc import INVALID_ARGUMENTS, UNKNOWN_METHOD
 
-CallError = bridge.CallError
 UUIDS = ("00000000-0000-0000-0000-000000000001", "00000000-0000-0000-0000-000000000002")
 
 
@@ -100,15 +100,15 @@ def test_without_the_service_there_is_no_answer(method: str, error: Exception) -
 @pytest.mark.parametrize(
     ("method", "arguments", "code"),
     [
-        ("system.listMethods", (), bridge.UNKNOWN_METHOD),
-        ("__class__", (), bridge.UNKNOWN_METHOD),
-        ("ping", (1,), bridge.INVALID_ARGUMENTS),
-        ("setPolicy", (), bridge.INVALID_ARGUMENTS),
-        ("setPolicy", (5,), bridge.INVALID_ARGUMENTS),
-        ("setPolicy", (None,), bridge.INVALID_ARGUMENTS),
-        ("setNamedPolicy", ("a",), bridge.INVALID_ARGUMENTS),
-        ("setNamedPolicy", ("a", ["b"]), bridge.INVALID_ARGUMENTS),
-        ("setVerbosity", ({},), bridge.INVALID_ARGUMENTS),
+        ("system.listMethods", (), UNKNOWN_METHOD),
+        ("__class__", (), UNKNOWN_METHOD),
+        ("ping", (1,), INVALID_ARGUMENTS),
+        ("setPolicy", (), INVALID_ARGUMENTS),
+        ("setPolicy", (5,), INVALID_ARGUMENTS),
+        ("setPolicy", (None,), INVALID_ARGUMENTS),
+        ("setNamedPolicy", ("a",), INVALID_ARGUMENTS),
+        ("setNamedPolicy", ("a", ["b"]), INVALID_ARGUMENTS),
+        ("setVerbosity", ({},), INVALID_ARGUMENTS),
     ],
 )
 def test_a_wrong_call_is_a_fault_and_reaches_nobody(method: str, arguments: tuple[Any, ...], code: int) -> None:
