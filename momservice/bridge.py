@@ -22,7 +22,7 @@ from typing import Any
 from xmlrpc.client import Fault
 
 from momservice import __version__
-from momservice.bus.connection import ERROR, CallError
+from momservice.bus.connection import ERROR, CallError, Seldom
 from momservice.client import Client
 from momservice.collectors.host_ksm import HostKSM
 from momservice.errors import UnknownPolicy
@@ -32,6 +32,7 @@ from momservice.unix_http import Server
 from momservice.xml_rpc import INVALID_ARGUMENTS, REFUSED, UNKNOWN_METHOD, read_call, write_answer
 
 log = logging.getLogger("mom-rpc-bridge")
+log.addFilter(Seldom())
 
 # VDSM itself gives up after 2 s; others may wait for a load that takes its time.
 DEADLINE_S = 10.0

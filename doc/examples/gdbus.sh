@@ -11,5 +11,5 @@ call org.ovirt.Mom1.Manager.GetHostStatistics
 # Values are written with their type where it isn't plain: <0.3>, <true>, <int64 5>, <'text'>.
 call org.ovirt.Mom1.Policy.SetParameters "{'pressure_threshold': <0.3>}"
 # Nothing is loaded: what is wrong comes back, with place and advice.
-call org.ovirt.Mom1.Policy.ValidatePolicy "{'my_policy': '(defvar limit 0.2) (setq limit 1)'}"
+call org.ovirt.Mom1.Policy.ValidatePolicy "{'my_policy': '(defvar limit 0.2) (+ limt 1)'}"
 call org.freedesktop.DBus.Properties.GetAll org.ovirt.Mom1.Manager
