@@ -19,6 +19,8 @@ from momservice.errors import typed
 OPEN_DEADLINE_S = 10.0
 # What the bus answers for a service that isn't there and can't be started.
 MISSING = tuple(ERROR + name for name in ("ServiceUnknown", "NameHasNoOwner", "NoReply", "Disconnected", "Spawn."))
+# A bus lets a client wait for 128 answers. Those that a service which hangs still owes count until it ends, or until the client does.
+MAX_OWED = 64
 HOW_TO_START = "start it with: systemctl start momservice"
 CLOSED = "the client is closed"
 
@@ -34,6 +36,7 @@ class Link:
         self._connect = connect
         self._opening: asyncio.Task[Connection] | None = None
         self._ending: asyncio.Task[None] | None = None
+        self._owed = 0
         self._closed = False
 
     async def call(
@@ -47,10 +50,16 @@ class Link:
         try:
             connection = await self._connected(deadline_s)
             left_s = max(0.0, end_s - time.monotonic())
-            return await connection.call(NAME, PATH, interface, member, signature, *args, deadline_s=left_s, interactive=interactive)
+            answer = await connection.call(NAME, PATH, interface, member, signature, *args, deadline_s=left_s, interactive=interactive)
+            self._owed = 0
+            return answer
+        except asyncio.CancelledError:
+            self._owed += 1
+            raise
         except BusLost as error:
             raise ServiceUnavailable(str(error)) from error
         except CallError as error:
+            self._owed = self._owed + 1 if error.name == ERROR + "Timeout" else 0
             if error.name.startswith(MISSING):
                 raise ServiceUnavailable(f"the service {NAME} does not run; {HOW_TO_START}") from error
             raise typed(error) from None
@@ -65,7 +74,12 @@ class Link:
     async def close(self) -> None:
         """End the connection for good; what is under way and what comes later fails."""
         self._closed = True
-        if not (opening := self._opening):
+        await self._leave()
+
+    async def _leave(self) -> None:
+        """End the connection; the next call may open another one."""
+        opening, self._opening, self._owed = self._opening, None, 0
+        if not opening:
             return
         opening.cancel()
         await asyncio.wait({opening})
@@ -78,6 +92,8 @@ class Link:
         """The connection, opened if there is none. However many wait for it, one is opened. Raises BusLost."""
         if self._closed:
             raise BusLost(CLOSED)
+        if self._owed >= MAX_OWED:
+            await self._leave()
         # One that has failed is no use to those who come later.
         if self._opening is None or (self._opening.done() and (self._opening.cancelled() or self._opening.exception())):
             self._opening = asyncio.ensure_future(self._open())
@@ -97,9 +113,10 @@ class Link:
                 connection = await self._connect()
         except TimeoutError:
             raise BusLost("the system bus does not answer") from None
-        self._ending = asyncio.ensure_future(self._forget(connection))
+        self._ending = asyncio.ensure_future(self._forget(connection, asyncio.current_task()))
         return connection
 
-    async def _forget(self, connection: Connection) -> None:
+    async def _forget(self, connection: Connection, opening: asyncio.Task[Connection] | None) -> None:
         await connection.lost()
-        self._opening = None
+        if self._opening is opening:
+            self._opening = None

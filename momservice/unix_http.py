@@ -12,15 +12,19 @@ import io
 import logging
 import socket
 import struct
+import sys
 import time
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from momservice.bus.connection import Seldom
 
 log = logging.getLogger(__name__)
 log.addFilter(Seldom())
 
+# A socket that systemd listens on stays when we go; from Python 3.13 on it would be removed.
+KEEP: Mapping[str, Any] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
 CREDENTIALS = struct.Struct("3i")
 HEAD_END = b"\r\n\r\n"
 # What reads and writes may end with when the other end goes away, is late or says nonsense.
@@ -88,7 +92,7 @@ class Server:
 
     async def serve(self, listening: socket.socket) -> asyncio.Server:
         """Answer on this socket from now on."""
-        return await asyncio.start_unix_server(self._connected, sock=listening, limit=self._limits.head_bytes)
+        return await asyncio.start_unix_server(self._connected, sock=listening, limit=self._limits.head_bytes, **KEEP)
 
     async def idle(self, seconds: float) -> None:
         """Wait until nobody has been connected for so long."""

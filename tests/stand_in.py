@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -17,6 +18,7 @@ from momservice.errors import InvalidPolicy
 from momservice.loop_thread import LoopThread
 
 CONFIGURATION = """<busconfig><type>system</type><listen>unix:path={0}</listen><auth>EXTERNAL</auth>
+<limit name="max_replies_per_connection">128</limit>
 <policy context="default"><allow user="*"/><allow own="*"/><allow send_destination="*"/><allow receive_sender="*"/></policy></busconfig>"""
 
 
@@ -56,9 +58,10 @@ class Bus:
 
 
 class Service:
-    """Owns the service's name; a policy is refused if it has "bad" in it. What was called is in `calls`."""
+    """Owns the service's name; a policy is refused if it has "bad" in it. What was called is in `calls`. `hangs`: it answers nothing."""
 
     def __init__(self, address: str) -> None:
+        self.hangs = False
         self.calls: list[tuple[Any, ...]] = []
         self._thread = LoopThread("stand-in")
         self._connection = self._thread.run(self._start(address))
@@ -76,6 +79,8 @@ class Service:
 
     async def _answer(self, call: Call) -> Sequence[Any]:
         self.calls.append((call.member, *call.args))
+        if self.hangs:
+            await asyncio.Event().wait()
         match call.member:
             case "SetPolicy" if "bad" in call.args[0]:
                 raise InvalidPolicy("50_main_:1:2: bad")

@@ -177,6 +177,20 @@ def test_a_bus_that_hangs_holds_nobody_up_beyond_the_deadline(bus: Bus) -> None:
     assert not own_threads()
 
 
+def test_a_service_that_hangs_for_long_is_late_and_nothing_else(bus: Bus) -> None:
+    service = Service(bus.address)
+    service.hangs = True
+    with BlockingClient(bus.address, deadline_s=0.01) as client:
+        # More than the bus lets one connection wait for.
+        for _ in range(300):
+            with pytest.raises(CallError) as raised:
+                client.ping()
+            assert raised.value.name == "org.freedesktop.DBus.Error.Timeout"
+        service.hangs = False
+        wait_for(lambda: answers_late(client), "the service to answer again")
+    service.stop()
+
+
 def answers_late(client: BlockingClient) -> bool:
     try:
         return client.ping()

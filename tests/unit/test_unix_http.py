@@ -237,3 +237,11 @@ def test_idle_means_that_nobody_is_connected(tmp_path: Path) -> None:
         await idle
 
     run(tmp_path, scenario)
+
+
+def test_the_socket_stays_for_those_who_handed_it_over(tmp_path: Path) -> None:
+    async def scenario(_server: Server, _path: str) -> None:
+        return
+
+    run(tmp_path, scenario)
+    assert (tmp_path / "socket").is_socket()
