@@ -19,6 +19,7 @@ from names import fields
 from programs import configuration, program
 
 from momservice import __main__ as service
+from momservice import bridge
 from momservice.cli import command as momctl
 
 PAGES: Final[Mapping[str, Callable[[], Page]]] = {
@@ -27,6 +28,7 @@ PAGES: Final[Mapping[str, Callable[[], Page]]] = {
     "mom-policy-test.5": cases_and_snapshots,
     "mom-fields.7": fields,
     "momservice.8": lambda: program(service.arguments(), 8, "momd.conf(5), mom-policy(5), momctl(1)"),
+    "mom-rpc-bridge.8": lambda: program(bridge.arguments(), 8, "momservice(8), momd.conf(5), systemd.socket(5)"),
     "momctl.1": lambda: program(momctl.arguments(), 1, "mom-policy(5), mom-policy-test(5), momservice(8), momd.conf(5)"),
 }
 

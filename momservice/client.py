@@ -1,42 +1,40 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The typed client: what momctl imports, and any program that wants to talk to the service.
 
-`Client` is for asyncio, `BlockingClient` has the same methods for everybody else. Every method raises one of the classes of
-momservice.errors, CallError for other error replies (a missed deadline too), or ServiceUnavailable.
+`Client` is for asyncio, `BlockingClient` has the same methods for everybody else, `VdsmMomClient` is what oVirt's VDSM calls. Every method
+of the first two raises one of the classes of momservice.errors, CallError for other error replies (a missed deadline too), or
+ServiceUnavailable. Service and bus may go away and come back: a call meanwhile raises ServiceUnavailable, the next one after that succeeds.
 """
 
 from __future__ import annotations
 
-import asyncio
-import threading
 from collections.abc import Coroutine, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeVar
 
 from momservice.bus.arguments import checked_runs
-from momservice.bus.connection import ERROR, BusLost, CallError, Connection, Variant, clean
-from momservice.bus.names import MANAGER, NAME, PATH, POLICY
+from momservice.bus.connection import Connection, Variant
+from momservice.bus.names import MANAGER, POLICY
 from momservice.bus.reports import to_diagnostic, to_explanation, to_wanted
-from momservice.bus.variants import plain, to_data, to_variants
-from momservice.errors import InvalidArgs, typed
+from momservice.bus.variants import Scalar, carried, plain, sendable, to_data
+from momservice.errors import InvalidArgs
 from momservice.explanations import Explanation
+from momservice.link import CLOSED, Link, ServiceUnavailable
+from momservice.loop_thread import LoopEnded, LoopThread
 from momservice.policy.decisions import Diagnostic, Wanted
 from momservice.snapshot import Sample, Value
+from momservice.vdsm import VdsmMomClient
+
+__all__ = ["BlockingClient", "Client", "Parameter", "Scalar", "ServiceStatus", "ServiceUnavailable", "Statistics", "VdsmMomClient"]
 
 DEADLINE_S = 30.0
 # A call that lets polkit ask a person for a password.
 DIALOG_DEADLINE_S = 150.0
-# What the bus answers for a service that isn't there and can't be started.
-MISSING = tuple(ERROR + name for name in ("ServiceUnknown", "NameHasNoOwner", "NoReply", "Disconnected", "Spawn."))
-HOW_TO_START = "start it with: systemctl start momservice"
 
 T = TypeVar("T")
-Scalar: TypeAlias = bool | int | float | str
-
-
-class ServiceUnavailable(Exception):
-    """There is no service to talk to. The text is one line that says what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,35 +96,24 @@ class Client:
     `interactive`: polkit may ask the person at this session for a password.
     """
 
-    def __init__(self, connection: Connection, *, interactive: bool = False, deadline_s: float = DEADLINE_S) -> None:
-        self._connection = connection
+    def __init__(self, link: Link, *, interactive: bool = False, deadline_s: float = DEADLINE_S) -> None:
+        self._link = link
         self._interactive = interactive
         self._deadline_s = DIALOG_DEADLINE_S if interactive else deadline_s
 
     @classmethod
     async def connect(cls, address: str | None = None, *, interactive: bool = False, deadline_s: float = DEADLINE_S) -> Client:
         """Connect to the system bus (or the one at `address`); the service itself is looked for with the first call."""
-        try:
-            return cls(await Connection.open(address), interactive=interactive, deadline_s=deadline_s)
-        except BusLost as error:
-            raise ServiceUnavailable(str(error)) from error
+        link = Link(partial(Connection.open, address))
+        await link.open(deadline_s)
+        return cls(link, interactive=interactive, deadline_s=deadline_s)
 
     async def close(self) -> None:
         """End the connection."""
-        self._connection.close()
-        await self._connection.lost()
+        await self._link.close()
 
     async def _call(self, interface: str, member: str, signature: str = "", *args: Any) -> Sequence[Any]:
-        try:
-            return await self._connection.call(
-                NAME, PATH, interface, member, signature, *args, deadline_s=self._deadline_s, interactive=self._interactive
-            )
-        except BusLost as error:
-            raise ServiceUnavailable(str(error)) from error
-        except CallError as error:
-            if error.name.startswith(MISSING):
-                raise ServiceUnavailable(f"the service {NAME} does not run; {HOW_TO_START}") from error
-            raise typed(error) from None
+        return await self._link.call(interface, member, signature, *args, deadline_s=self._deadline_s, interactive=self._interactive)
 
     async def _one(self, interface: str, member: str, signature: str = "", *args: Any) -> Any:
         return (await self._call(interface, member, signature, *args))[0]
@@ -153,7 +140,7 @@ class Client:
 
     async def guest_statistics(self, uuid: str) -> Sample:
         """The newest values of one guest's fields."""
-        return plain(await self._one(MANAGER, "GetGuestStatistics", "s", _carried(uuid)))
+        return plain(await self._one(MANAGER, "GetGuestStatistics", "s", carried(uuid)))
 
     async def active_guests(self) -> list[tuple[str, str]]:
         """UUID and name of every guest."""
@@ -161,12 +148,12 @@ class Client:
 
     async def explain(self, entity: str, last: int = 1) -> list[Explanation]:
         """What the last runs (1 to 10) did for a guest, by UUID, or for "host", newest first."""
-        answer = await self._one(MANAGER, "Explain", "su", _carried(entity), checked_runs(last))
+        answer = await self._one(MANAGER, "Explain", "su", carried(entity), checked_runs(last))
         return [to_explanation(row) for row in answer]
 
     async def pause(self, reason: str = "", seconds: int = 0) -> None:
         """Stop deciding for that long (0: until `resume`)."""
-        await self._call(MANAGER, "Pause", "su", _carried(reason), seconds)
+        await self._call(MANAGER, "Pause", "su", carried(reason), seconds)
 
     async def resume(self) -> None:
         """End a pause."""
@@ -175,6 +162,10 @@ class Client:
     async def reload(self) -> None:
         """Have configuration and policy files read again."""
         await self._call(MANAGER, "Reload")
+
+    async def set_verbosity(self, level: str) -> None:
+        """Have the service log from this level on, by name or number as in the configuration, until it is set again."""
+        await self._call(MANAGER, "SetVerbosity", "s", carried(level))
 
     # Policy: whatever changes something gives the new generation
 
@@ -188,11 +179,11 @@ class Client:
 
     async def set_policy(self, text: str) -> int:
         """Set the policy named 50_main_."""
-        return int(await self._one(POLICY, "SetPolicy", "s", _carried(text)))
+        return int(await self._one(POLICY, "SetPolicy", "s", carried(text)))
 
     async def set_named_policy(self, name: str, text: str) -> int:
         """Set one policy."""
-        return int(await self._one(POLICY, "SetNamedPolicy", "ss", _carried(name), _carried(text)))
+        return int(await self._one(POLICY, "SetNamedPolicy", "ss", carried(name), carried(text)))
 
     async def set_policies(self, texts: Mapping[str, str], *, replace: bool = False) -> int:
         """Set several at once; with `replace` all others go."""
@@ -200,7 +191,7 @@ class Client:
 
     async def remove_policy(self, name: str) -> int:
         """Remove one, or hide it if it is a file's."""
-        return int(await self._one(POLICY, "RemoveNamedPolicy", "s", _carried(name)))
+        return int(await self._one(POLICY, "RemoveNamedPolicy", "s", carried(name)))
 
     async def reset_policies(self) -> int:
         """Back to the files."""
@@ -225,11 +216,11 @@ class Client:
 
     async def set_parameters(self, values: Mapping[str, Scalar]) -> int:
         """Set these and leave the others."""
-        return int(await self._one(POLICY, "SetParameters", "a{sv}", _variants(values)))
+        return int(await self._one(POLICY, "SetParameters", "a{sv}", sendable(values)))
 
     async def replace_parameters(self, values: Mapping[str, Scalar]) -> int:
         """Set these; all others go back to the policies' defaults."""
-        return int(await self._one(POLICY, "ReplaceParameters", "a{sv}", _variants(values)))
+        return int(await self._one(POLICY, "ReplaceParameters", "a{sv}", sendable(values)))
 
 
 # The D-Bus names of the fields of ServiceStatus, in their order.
@@ -250,24 +241,13 @@ PROPERTIES = (
 )
 
 
-def _carried(text: str) -> str:
-    """The text, if D-Bus can carry it; the bus would end our connection for any other. Raises InvalidArgs."""
-    if clean(text) != text:
-        raise InvalidArgs("a text with NUL or half a surrogate pair can't be sent")
-    return text
-
-
 def _all_carried(texts: Mapping[str, str]) -> dict[str, str]:
-    return {_carried(name): _carried(text) for name, text in texts.items()}
-
-
-def _variants(values: Mapping[str, Scalar]) -> dict[str, Variant]:
-    return to_variants({_carried(name): _carried(value) if isinstance(value, str) else value for name, value in values.items()})
+    return {carried(name): carried(text) for name, text in texts.items()}
 
 
 def _data(values: Sample) -> dict[str, Variant]:
     try:
-        return {_carried(name): to_data(value) for name, value in values.items() if value is not None}
+        return {carried(name): to_data(value) for name, value in values.items() if value is not None}
     except (TypeError, OverflowError) as error:
         raise InvalidArgs(str(error)) from None
 
@@ -286,27 +266,24 @@ class BlockingClient:
     """The service, for programs without an event loop. Methods are those of `Client`; any thread may call them."""
 
     def __init__(self, address: str | None = None, *, interactive: bool = False, deadline_s: float = DEADLINE_S) -> None:
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="mom-client", daemon=True)
-        self._thread.start()
+        self._thread = LoopThread("mom-client")
         try:
             self._client = self._wait(Client.connect(address, interactive=interactive, deadline_s=deadline_s))
         except BaseException:
-            self._end_loop()
+            self._thread.close()
             raise
 
     def _wait(self, work: Coroutine[Any, Any, T]) -> T:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
-
-    def _end_loop(self) -> None:
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
+        try:
+            return self._thread.run(work)
+        except LoopEnded:
+            raise ServiceUnavailable(CLOSED) from None
 
     def close(self) -> None:
         """End the connection."""
-        self._wait(self._client.close())
-        self._end_loop()
+        with suppress(ServiceUnavailable):
+            self._wait(self._client.close())
+        self._thread.close()
 
     def __enter__(self) -> BlockingClient:
         return self
@@ -353,6 +330,10 @@ class BlockingClient:
     def reload(self) -> None:
         """See Client."""
         self._wait(self._client.reload())
+
+    def set_verbosity(self, level: str) -> None:
+        """See Client."""
+        self._wait(self._client.set_verbosity(level))
 
     def policy(self) -> str:
         """See Client."""

@@ -15,10 +15,13 @@ from dataclasses import Field, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, cast
 
+from momservice import unit_files
+
 DEFAULT_FILE = Path("/etc/momd.conf")
 MAX_FILE_BYTES = 1 << 20
 # What an empty URI means, and the only one that momhelper-guests knows.
 HELPER_URI = "qemu:///system"
+BRIDGE_UNIT = "mom-rpc-bridge.socket"
 VERBOSITIES = {"debug": logging.DEBUG, "info": logging.INFO, "warn": logging.WARNING, "error": logging.ERROR, "critical": logging.CRITICAL}
 VERBOSITY_NUMBERS = dict(zip("54321", VERBOSITIES, strict=True))
 
@@ -152,7 +155,7 @@ class Config:
     controllers: tuple[str, ...] = setting("main", "controllers", "Balloon, KSM", names, "which controls take effect")
     history_length: int = setting("main", "sample-history-length", "10", count, "samples kept for StatAvg")
     plot_dir: Path | None = setting("main", "plot-dir", "", path, "not built yet: accepted with a warning")
-    rpc_socket: Path | None = setting("main", "rpc-port", "-1", rpc_port, "-1; a socket path is accepted with a warning: not built yet")
+    rpc_socket: Path | None = setting("main", "rpc-port", "-1", rpc_port, "-1, or the socket of mom-rpc-bridge(8), which systemd opens")
     on_stop: str = setting("main", "on-stop", "keep", on_stop, "keep balloons as they are; deflate is not built yet: warning")
     metrics_file: Path | None = setting("main", "metrics-file", "", path, "not built yet: accepted with a warning")
     policy: Path | None = setting("main", "policy", "", path, "a policy file; its fragment is named 50_main_")
@@ -286,13 +289,25 @@ def _line_of(text: str, section: str, key: str = "") -> int:
 def _warnings(config: Config) -> Iterator[str]:
     if config.hypervisor_interface != "libvirt":
         yield f"hypervisor-interface: {config.hypervisor_interface} means libvirt here"
-    unbuilt = {"plot-dir": config.plot_dir, "rpc-port": config.rpc_socket, "metrics-file": config.metrics_file}
+    unbuilt = {"plot-dir": config.plot_dir, "metrics-file": config.metrics_file}
     for key in (key for key, value in unbuilt.items() if value):
         yield f"{key} has no effect yet"
+    yield from _bridge_warnings(config.rpc_socket)
     if config.libvirt_uri not in ("", HELPER_URI):
         yield f"libvirt-hypervisor-uri: guests are read there, but momhelper-guests moves balloons at {HELPER_URI} only"
     if config.on_stop == "deflate":
         yield "on-stop: deflate has no effect yet: balloons are kept as they are"
+
+
+def _bridge_warnings(rpc_socket: Path | None) -> Iterator[str]:
+    """The service itself opens no such socket: what counts is where systemd listens."""
+    if rpc_socket is None:
+        return
+    places = unit_files.listens_on(BRIDGE_UNIT)
+    if places is None:
+        yield f"rpc-port: {rpc_socket} has no effect: {BRIDGE_UNIT} is not installed"
+    elif rpc_socket.resolve() not in {Path(place).resolve() for place in places}:
+        yield f"rpc-port: {rpc_socket} has no effect: {BRIDGE_UNIT} listens on {', '.join(places) or 'nothing'}"
 
 
 def needs_restart(old: Config, new: Config) -> list[str]:

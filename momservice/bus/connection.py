@@ -105,7 +105,12 @@ class Connection:
         """Connect to the system bus, or to the bus at `address`. Raises BusLost when there is none."""
         try:
             bus = Bus(address)
-            await bus.connect()
+            try:
+                await bus.connect()
+            except asyncio.CancelledError:
+                # Whoever doesn't wait any longer leaves no half-open connection behind.
+                bus.disconnect()
+                raise
         except Exception as error:
             # dbus-next raises whatever its socket, parser or handshake raised.
             raise BusLost(f"cannot connect to the system bus: {error}") from error

@@ -5,11 +5,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import TypeAlias
 
 from momservice.bus.connection import Variant, clean
 from momservice.errors import InvalidArgs
 from momservice.snapshot import Value
 
+# What a parameter may be.
+Scalar: TypeAlias = bool | int | float | str
 INT64 = range(-(2**63), 2**63)
 INTEGERS = frozenset("ynqiuxt")
 
@@ -49,7 +52,19 @@ def to_variants(values: Mapping[str, Value]) -> dict[str, Variant]:
     return {name: to_variant(value) for name, value in values.items() if value is not None}
 
 
-def from_variant(name: str, variant: Variant) -> bool | int | float | str:
+def carried(text: str) -> str:
+    """The text, if D-Bus can carry it; the bus would end our connection for any other. Raises InvalidArgs."""
+    if clean(text) != text:
+        raise InvalidArgs("a text with NUL or half a surrogate pair can't be sent")
+    return text
+
+
+def sendable(values: Mapping[str, Scalar]) -> dict[str, Variant]:
+    """A client's parameters as `a{sv}`. Raises InvalidArgs for what D-Bus can't carry."""
+    return to_variants({carried(name): carried(value) if isinstance(value, str) else value for name, value in values.items()})
+
+
+def from_variant(name: str, variant: Variant) -> Scalar:
     """The value of the parameter `name` from a client: any D-Bus integer, `d`, `b` or `s`. Raises InvalidArgs for others, inf and NaN."""
     value = variant.value
     match variant.signature:

@@ -15,6 +15,7 @@ from momservice import errors
 from momservice.bus.connection import BusLost, CallError, Connection, load_interfaces
 from momservice.bus.names import MANAGER, XML
 from momservice.client import PROPERTIES, BlockingClient, Client, ServiceStatus, ServiceUnavailable
+from momservice.link import Link
 
 NAMES = {kind.error_name: kind for kind in errors.MomError.__subclasses__()}
 NO_BUS = "unix:path=/nonexistent/bus"
@@ -33,9 +34,15 @@ class Broken:
             raise self.error
         return self.answer
 
+    async def lost(self) -> None:
+        await asyncio.Event().wait()
+
 
 def client(connection: Broken) -> Client:
-    return Client(connection)  # type: ignore[arg-type]  # has all of Connection that a call uses
+    async def connect() -> Connection:
+        return connection  # type: ignore[return-value]  # has all of Connection that a client uses
+
+    return Client(Link(connect))
 
 
 def test_status_has_every_property_in_the_order_of_its_fields() -> None:

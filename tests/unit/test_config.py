@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from momservice import config
+from momservice import config, unit_files
 
 DATA = Path(__file__).parent.parent / "data"
 
@@ -111,6 +111,18 @@ def test_what_has_no_effect_yet_is_said(tmp_path: Path) -> None:
     )
     settings = config.load(write(tmp_path, text))
     assert len(settings.warnings) == 6
+
+
+def test_a_socket_of_old_is_compared_with_the_unit_that_opens_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def warnings(places: list[str] | None) -> str:
+        monkeypatch.setattr(unit_files, "listens_on", lambda _unit: places)
+        return "; ".join(config.load(file).warnings)
+
+    file = write(tmp_path, "[main]\nrpc-port: /run/vdsm/mom-vdsm.sock\n")
+    assert warnings(["/run/other.sock", "/run//vdsm/mom-vdsm.sock"]) == ""
+    assert warnings(["/run/other.sock"]).endswith("has no effect: mom-rpc-bridge.socket listens on /run/other.sock")
+    assert warnings([]).endswith("listens on nothing")
+    assert warnings(None).endswith("mom-rpc-bridge.socket is not installed")
 
 
 def test_every_setting_is_an_option_with_help() -> None:

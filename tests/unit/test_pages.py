@@ -30,7 +30,7 @@ sys.path.insert(0, str(ROOT / "doc"))
 from cases import CASES, SNAPSHOT  # noqa: E402 - see above
 from language import EXAMPLE, LEXEMES, Lexeme, written  # noqa: E402 - see above
 
-PAGES = ("momd.conf.5", "mom-policy.5", "mom-policy-test.5", "mom-fields.7", "momservice.8", "momctl.1")
+PAGES = ("momd.conf.5", "mom-policy.5", "mom-policy-test.5", "mom-fields.7", "momservice.8", "mom-rpc-bridge.8", "momctl.1")
 ON_FORGES = ("mom-policy.5", "mom-policy-test.5", "mom-fields.7")
 
 
@@ -84,7 +84,10 @@ def test_every_setting_is_on_its_page() -> None:
         assert row.doc.split(":")[0] in text
 
 
-@pytest.mark.parametrize(("name", "word"), [("momservice.8", "--check-config"), ("momctl.1", "momctl policy check")])
+@pytest.mark.parametrize(
+    ("name", "word"),
+    [("momservice.8", "--check-config"), ("mom-rpc-bridge.8", "--socket"), ("momctl.1", "momctl policy check")],
+)
 def test_the_pages_of_programs_show_their_options(name: str, word: str) -> None:
     assert word.upper() in shown(name).upper()
 
