@@ -115,6 +115,7 @@ def test_check_reads_standard_input() -> None:
         ("x.policy", b"\xff", "not UTF-8"),
         ("big.policy", b"#" * (1 << 21), "over"),
     ],
+    ids=["missing", "no name", "no text", "big"],
 )
 def test_a_file_that_cannot_be_used_is_told_in_one_line(tmp_path: Path, name: str, content: bytes | None, said: str) -> None:
     if content is not None:
