@@ -327,7 +327,7 @@ def test_format_reads_standard_input(momctl: Any, monkeypatch: pytest.MonkeyPatc
 # --- anything --------------------------------------------------------------------------------------------------------------------------
 
 
-VERBS = ("check", "check --editor", "test", "format", "eval --snapshot SNAPSHOT", f"eval {SEED} --snapshot")
+VERBS = ("check", "check --editor", "test", "format", "eval --snapshot SNAPSHOT", f"eval {SEED} --snapshot", "replay SNAPSHOT")
 
 
 def test_no_input_makes_a_traceback(tmp_path: Path, snapshot: Path, momctl: Any) -> None:

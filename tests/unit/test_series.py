@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -187,6 +188,18 @@ def test_policies_that_do_not_load_and_files_that_are_no_series_exit_1(
     assert "these policies don't load" in capsys.readouterr().out
     assert command.main(["policy", "replay", files[1], files[1]]) == 1
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_whatever_is_cut_out_of_a_series_it_is_replayed_or_refused_in_a_line(
+    files: tuple[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng, whole, file = random.Random(5), Path(files[0]).read_text(), Path(files[0])
+    for _ in range(150):
+        begin = rng.randrange(len(whole))
+        file.write_text(whole[:begin] + rng.choice(["", "\n", "{", "0", '"']) + whole[begin + rng.randrange(300) :])
+        status = command.main(["policy", "replay", *files])
+        said = capsys.readouterr()
+        assert (status, said.err) == (0, "") or (status == 1 and said.err.count("\n") == 1 and "internal" not in said.err), file.read_text()
 
 
 def test_a_series_of_one_is_a_snapshot_for_eval_and_a_longer_one_says_what_it_is(
