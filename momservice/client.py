@@ -17,7 +17,9 @@ from typing import Any, TypeVar
 
 from momservice.bus.connection import Connection, Variant
 from momservice.bus.names import MANAGER, POLICY
-from momservice.bus.variants import Scalar, carried, plain, sendable
+from momservice.bus.variants import Scalar, plain
+from momservice.bus.variants import carried as _carried
+from momservice.bus.variants import sendable as _variants
 from momservice.link import CLOSED, Link, ServiceUnavailable
 from momservice.loop_thread import LoopEnded, LoopThread
 from momservice.policy.decisions import Diagnostic, Place
@@ -120,7 +122,7 @@ class Client:
 
     async def guest_statistics(self, uuid: str) -> Sample:
         """The newest values of one guest's fields."""
-        return plain(await self._one(MANAGER, "GetGuestStatistics", "s", carried(uuid)))
+        return plain(await self._one(MANAGER, "GetGuestStatistics", "s", _carried(uuid)))
 
     async def active_guests(self) -> list[tuple[str, str]]:
         """UUID and name of every guest."""
@@ -128,7 +130,7 @@ class Client:
 
     async def pause(self, reason: str = "", seconds: int = 0) -> None:
         """Stop deciding for that long (0: until `resume`)."""
-        await self._call(MANAGER, "Pause", "su", carried(reason), seconds)
+        await self._call(MANAGER, "Pause", "su", _carried(reason), seconds)
 
     async def resume(self) -> None:
         """End a pause."""
@@ -140,7 +142,7 @@ class Client:
 
     async def set_verbosity(self, level: str) -> None:
         """Have the service log from this level on, by name or number as in the configuration, until it is set again."""
-        await self._call(MANAGER, "SetVerbosity", "s", carried(level))
+        await self._call(MANAGER, "SetVerbosity", "s", _carried(level))
 
     # Policy: whatever changes something gives the new generation
 
@@ -154,11 +156,11 @@ class Client:
 
     async def set_policy(self, text: str) -> int:
         """Set the policy named 50_main_."""
-        return int(await self._one(POLICY, "SetPolicy", "s", carried(text)))
+        return int(await self._one(POLICY, "SetPolicy", "s", _carried(text)))
 
     async def set_named_policy(self, name: str, text: str) -> int:
         """Set one policy."""
-        return int(await self._one(POLICY, "SetNamedPolicy", "ss", carried(name), carried(text)))
+        return int(await self._one(POLICY, "SetNamedPolicy", "ss", _carried(name), _carried(text)))
 
     async def set_policies(self, texts: Mapping[str, str], *, replace: bool = False) -> int:
         """Set several at once; with `replace` all others go."""
@@ -166,7 +168,7 @@ class Client:
 
     async def remove_policy(self, name: str) -> int:
         """Remove one, or hide it if it is a file's."""
-        return int(await self._one(POLICY, "RemoveNamedPolicy", "s", carried(name)))
+        return int(await self._one(POLICY, "RemoveNamedPolicy", "s", _carried(name)))
 
     async def reset_policies(self) -> int:
         """Back to the files."""
@@ -182,11 +184,11 @@ class Client:
 
     async def set_parameters(self, values: Mapping[str, Scalar]) -> int:
         """Set these and leave the others."""
-        return int(await self._one(POLICY, "SetParameters", "a{sv}", sendable(values)))
+        return int(await self._one(POLICY, "SetParameters", "a{sv}", _variants(values)))
 
     async def replace_parameters(self, values: Mapping[str, Scalar]) -> int:
         """Set these; all others go back to the policies' defaults."""
-        return int(await self._one(POLICY, "ReplaceParameters", "a{sv}", sendable(values)))
+        return int(await self._one(POLICY, "ReplaceParameters", "a{sv}", _variants(values)))
 
 
 # The D-Bus names of the fields of ServiceStatus, in their order.
@@ -208,7 +210,7 @@ PROPERTIES = (
 
 
 def _all_carried(texts: Mapping[str, str]) -> dict[str, str]:
-    return {carried(name): carried(text) for name, text in texts.items()}
+    return {_carried(name): _carried(text) for name, text in texts.items()}
 
 
 def _diagnostic(found: Mapping[str, Variant]) -> Diagnostic:

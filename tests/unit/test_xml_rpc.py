@@ -91,7 +91,8 @@ def test_what_is_no_call_is_a_fault(body: bytes) -> None:
     assert "forged" not in found.faultString
 
 
-TAGS = "methodCall methodName params param value struct member name array data int i8 double boolean string base64 nil fault".split()
+TAGS = ["methodCall", "methodName", "params", "param", "value", "struct", "member", "name", "array", "data", "int", "i8", "double",
+        "boolean", "string", "base64", "nil", "fault"]  # fmt: skip
 PIECES = [tag for name in TAGS for tag in (f"<{name}>".encode(), f"</{name}>".encode())]
 PIECES += [b"ping", b"5", b"&amp;", b"<![CDATA[", b"]]>", b"<!--", b"<?xml version='1.0' encoding='utf-16'?>", b"\xff"]
 
