@@ -83,6 +83,9 @@ class Methods:
         except ServiceUnavailable as error:
             log.warning("a call gets no answer: %s", error)
             return None
+        except Exception:
+            log.exception("internal error")
+            return write_answer(Fault(REFUSED, "internal error: see the log of mom-rpc-bridge"))
 
     async def _call(self, name: str, arguments: Sequence[Any]) -> Any:
         if name not in self._table:

@@ -11,8 +11,11 @@ FOLDERS = ("etc/systemd/system", "run/systemd/system", "usr/local/lib/systemd/sy
 
 
 def listens_on(unit: str, root: Path = Path("/")) -> list[str] | None:
-    """The ListenStream= of a socket unit with its drop-ins, None if there is no such unit."""
-    main = next((path for folder in FOLDERS if (path := root / folder / unit).is_file()), None)
+    """The ListenStream= of a socket unit with its drop-ins, None if there is no such unit, or none that we may read."""
+    try:
+        main = next((path for folder in FOLDERS if (path := root / folder / unit).is_file()), None)
+    except PermissionError:
+        return None
     if main is None:
         return None
     found: list[str] = []

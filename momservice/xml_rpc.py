@@ -21,8 +21,12 @@ NOT_WELL_FORMED, INVALID_CALL, UNKNOWN_METHOD, INVALID_ARGUMENTS, REFUSED = -327
 ILLEGAL = re.compile("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
+class Refused(Fault):
+    """A fault of ours: the library raises the plain one for a document that has a fault in it, with whatever text its author likes."""
+
+
 def read_call(body: bytes) -> tuple[str, Sequence[Any]]:
-    """The name of the method and the arguments. Raises Fault for what isn't a call."""
+    """The name of the method and the arguments. Raises Refused for what isn't a call."""
     values = xmlrpc.client.Unmarshaller()
     # Texts come decoded; the library's own parser says so in the same way.
     values.xml(None, None)  # type: ignore[arg-type]
@@ -34,7 +38,7 @@ def read_call(body: bytes) -> tuple[str, Sequence[Any]]:
         nonlocal depth
         depth += 1
         if depth > MAX_DEPTH:
-            raise Fault(NOT_WELL_FORMED, f"the call nests deeper than {MAX_DEPTH} elements")
+            raise Refused(NOT_WELL_FORMED, f"the call nests deeper than {MAX_DEPTH} elements")
         values.start(tag, dict(attributes))
 
     def end(tag: str) -> None:
@@ -47,21 +51,21 @@ def read_call(body: bytes) -> tuple[str, Sequence[Any]]:
     try:
         parser.Parse(body, True)
         arguments = values.close()
-    except Fault:
+    except Refused:
         raise
     except expat.ExpatError as error:
-        raise Fault(NOT_WELL_FORMED, f"the call is not well-formed XML: {error}") from None
+        raise Refused(NOT_WELL_FORMED, f"the call is not well-formed XML: {error}") from None
     except Exception:
         # The reader raises whatever it stumbles over.
-        raise Fault(INVALID_CALL, "the call is not XML-RPC") from None
+        raise Refused(INVALID_CALL, "the call is not XML-RPC") from None
     method = values.getmethodname()
     if not isinstance(method, str):
-        raise Fault(INVALID_CALL, "the call names no method")
+        raise Refused(INVALID_CALL, "the call names no method")
     return method, arguments
 
 
 def _refuse_doctype(*_: object) -> None:
-    raise Fault(NOT_WELL_FORMED, "the call has a document type: it may define entities, so none is taken")
+    raise Refused(NOT_WELL_FORMED, "the call has a document type: it may define entities, so none is taken")
 
 
 def write_answer(outcome: Any) -> bytes:

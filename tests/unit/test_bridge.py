@@ -119,6 +119,12 @@ def test_a_wrong_call_is_a_fault_and_reaches_nobody(method: str, arguments: tupl
     assert not link.calls
 
 
+def test_an_error_of_ours_is_a_fault_that_tells_nothing() -> None:
+    with pytest.raises(xmlrpc.client.Fault) as raised:
+        call(Answers(GetPolicy=ValueError("secret")), "getPolicy")
+    assert raised.value.faultString == "internal error: see the log of mom-rpc-bridge"
+
+
 # Its sockets
 
 

@@ -10,6 +10,8 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from momservice.unix_http import Limits, Refusal, Server, read_head
 
@@ -128,6 +130,17 @@ def test_a_head_is_read_or_refused_with_a_status(head: bytes, status: int) -> No
         assert status == 0
     except Refusal as refusal:
         assert refusal.status == status
+
+
+PIECES = [b"POST", b"GET", b" ", b"/", b"HTTP/1.1", b"\r\n", b"\n", b"Content-Length", b":", b"5", b"-", b"Transfer-Encoding", b"\xff"]
+
+
+@given(st.one_of(st.binary(max_size=200), st.lists(st.sampled_from(PIECES), max_size=30).map(b"".join)))
+def test_whatever_comes_is_a_head_or_refused(head: bytes) -> None:
+    try:
+        assert 0 <= read_head(head + b"\r\n\r\n", LIMITS).body_bytes <= LIMITS.body_bytes
+    except Refusal as refusal:
+        assert refusal.status >= 400
 
 
 @pytest.mark.parametrize(

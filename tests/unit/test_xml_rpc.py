@@ -7,8 +7,10 @@ import xmlrpc.client
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from momservice.xml_rpc import INVALID_CALL, MAX_DEPTH, NOT_WELL_FORMED, read_call, write_answer
+from momservice.xml_rpc import INVALID_CALL, MAX_DEPTH, NOT_WELL_FORMED, Refused, read_call, write_answer
 
 LAUGHS = """<?xml version="1.0"?><!DOCTYPE lolz [<!ENTITY a "lol"><!ENTITY b "&a;&a;&a;&a;"><!ENTITY c "&b;&b;&b;&b;">]>
 <methodCall><methodName>ping</methodName><params><param><value><string>&c;</string></value></param></params></methodCall>"""
@@ -79,8 +81,26 @@ def test_what_is_no_xml_is_a_fault(body: bytes) -> None:
 @pytest.mark.parametrize(
     "body",
     [b"<a/>", b"<methodCall/>", call("x", 5).replace(b">5<", b">five<"), call("x", 5).replace(b">5<", b">" + b"9" * 100_000 + b"<"),
-     b"<methodResponse><params><param><value><int>1</int></value></param></params></methodResponse>"],
-    ids=["another", "empty", "no number", "a long number", "an answer"],
+     b"<methodResponse><params><param><value><int>1</int></value></param></params></methodResponse>",
+     xmlrpc.client.dumps(xmlrpc.client.Fault(1, "forged\nline"), methodresponse=True).encode()],
+    ids=["another", "empty", "no number", "a long number", "an answer", "a fault"],
 )  # fmt: skip
 def test_what_is_no_call_is_a_fault(body: bytes) -> None:
-    assert fault(body).faultCode == INVALID_CALL
+    found = fault(body)
+    assert found.faultCode == INVALID_CALL
+    assert "forged" not in found.faultString
+
+
+TAGS = ["methodCall", "methodName", "params", "param", "value", "struct", "member", "name", "array", "data", "int", "i8", "double",
+        "boolean", "string", "base64", "nil", "fault"]  # fmt: skip
+PIECES = [tag for name in TAGS for tag in (f"<{name}>".encode(), f"</{name}>".encode())]
+PIECES += [b"ping", b"5", b"&amp;", b"<![CDATA[", b"]]>", b"<!--", b"<?xml version='1.0' encoding='utf-16'?>", b"\xff"]
+
+
+@given(st.one_of(st.binary(max_size=200), st.lists(st.sampled_from(PIECES), max_size=30).map(b"".join)))
+def test_whatever_comes_is_a_call_or_a_fault_of_ours(body: bytes) -> None:
+    try:
+        method, arguments = read_call(body)
+    except Refused:
+        return
+    assert (type(method), type(arguments)) == (str, tuple)
