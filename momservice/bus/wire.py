@@ -34,8 +34,8 @@ MAX_MESSAGE_BYTES = 128 << 20
 CHUNK_BYTES = 16 << 10
 # While more than this waits for the bus nothing more is read: what is answered faster than the bus takes it would pile up here.
 PAUSE_BYTES = 1 << 20
-# What has been read already may still be answered with more than that. Beyond this replies are dropped; calls of our own never are, their
-# number is bounded by who makes them.
+# What has been read already may still be answered with more than that. Beyond this replies and signals are dropped; calls of our own
+# never are, their number is bounded by who makes them.
 MAX_QUEUED_BYTES = 64 << 20
 MAX_SIGNATURES = 512
 
@@ -239,8 +239,8 @@ class Bus(MessageBus):  # type: ignore[misc]  # the library has no usable types
         message.serial = message.serial or self.next_serial()
         self._writer.schedule_write(message)
 
-    def reply(self, message: Message) -> bool:
-        """Queue a reply; False if it was dropped because the bus takes no more."""
+    def offer(self, message: Message) -> bool:
+        """Queue a reply or signal; False if it was dropped because the bus takes no more."""
         if self._writer.queued_bytes > MAX_QUEUED_BYTES:
             return False
         self.send(message)
