@@ -167,6 +167,11 @@ class Engine:
             log.info("resumed")
             self.wake()
 
+    def set_verbosity(self, level: int) -> None:
+        """Log from this level of the logging module on, until the configuration is read again."""
+        logging.getLogger().setLevel(level)
+        log.info("the verbosity is %s from now on", logging.getLevelName(level).lower())
+
     def wake(self) -> None:
         """Run the policy now rather than at the end of the interval."""
         self._wake.set()

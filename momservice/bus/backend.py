@@ -78,6 +78,9 @@ class Engine(Protocol):
     def resume(self) -> None:
         """End a pause."""
 
+    def set_verbosity(self, level: int) -> None:
+        """Log from this level of the logging module on, until the configuration is read again."""
+
     async def reload(self) -> None:
         """Read configuration and policy files again, all or nothing."""
 

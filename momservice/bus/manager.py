@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from momservice import API_VERSION, __version__
-from momservice.bus.arguments import checked_reason, checked_uuid
+from momservice.bus.arguments import checked_reason, checked_uuid, checked_verbosity
 from momservice.bus.backend import Engine, PolicyStore
 from momservice.bus.connection import Call, clean
 from momservice.bus.polkit import PolkitGate
@@ -84,4 +84,9 @@ class Manager:
     async def reload(self, _call: Call) -> Sequence[Any]:
         """`Reload()`."""
         await self._engine.reload()
+        return []
+
+    async def set_verbosity(self, call: Call) -> Sequence[Any]:
+        """`SetVerbosity(s)`."""
+        self._engine.set_verbosity(checked_verbosity(call.args[0]))
         return []

@@ -46,7 +46,7 @@ _MEMBERS: Final[Mapping[str, Mapping[str, str]]] = {
     READ: {POLICY: "GetPolicy GetNamedPolicies GetParameters"},
     LOAD_POLICY: {POLICY: "SetPolicy SetNamedPolicy SetPolicies RemoveNamedPolicy ResetPolicies ValidatePolicy"},
     SET_PARAMETERS: {POLICY: "SetParameters ReplaceParameters"},
-    CONTROL: {MANAGER: "Pause Resume Reload"},
+    CONTROL: {MANAGER: "Pause Resume Reload SetVerbosity"},
 }
 # (interface, member) -> action. A member without a row is refused.
 ACTIONS: Final[Mapping[tuple[str, str], str]] = MappingProxyType(

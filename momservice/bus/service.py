@@ -31,6 +31,7 @@ def publish(connection: Connection, engine: Engine, store: PolicyStore) -> None:
                 "Pause": manager.pause,
                 "Resume": manager.resume,
                 "Reload": manager.reload,
+                "SetVerbosity": manager.set_verbosity,
             },
             manager.guard,
             manager.properties,

@@ -35,6 +35,7 @@ CALLS: dict[tuple[str, str], tuple[list[str], str]] = {
     (MANAGER, "Pause"): (["su", "a test", "3600"], ""),
     (MANAGER, "Resume"): ([], ""),
     (MANAGER, "Reload"): ([], ""),
+    (MANAGER, "SetVerbosity"): (["s", "debug"], ""),
     (POLICY, "SetPolicy"): (["s", "(+ 1 2)"], "t "),
     (POLICY, "GetPolicy"): ([], 's "(+ 1 2)"'),
     (POLICY, "GetNamedPolicies"): ([], "a{ss} 2 "),
@@ -133,6 +134,7 @@ def test_introspection_tells_that_properties_change_unannounced(host: Host) -> N
         (f"{POLICY}.SetNamedPolicy", ["string:../x", "string:1"], "InvalidArgs"),
         (f"{POLICY}.SetNamedPolicy", ["string:", "string:1"], "InvalidArgs"),
         (f"{POLICY}.RemoveNamedPolicy", ["string:a b"], "InvalidArgs"),
+        (f"{MANAGER}.SetVerbosity", ["string:loud"], "InvalidArgs"),
         (f"{MANAGER}.Pause", ["string:" + "x" * 257, "uint32:0"], "LimitsExceeded"),
     ],
 )
