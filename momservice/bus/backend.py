@@ -11,6 +11,7 @@ from typing import Protocol
 
 from momservice.policy.decisions import Diagnostic
 from momservice.snapshot import Sample, Value
+from momservice.watching import Watchers
 
 
 class Parameter(Protocol):
@@ -35,6 +36,10 @@ class Parameter(Protocol):
 
 class Engine(Protocol):
     """The cycle, as far as clients see it."""
+
+    @property
+    def watchers(self) -> Watchers:
+        """Who hears what happens."""
 
     @property
     def interval_ms(self) -> int:

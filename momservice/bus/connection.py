@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 from dbus_next import Message, MessageFlag, MessageType, NameFlag, RequestNameReply, Variant
 
-from momservice.bus.objects import ERROR, Call, CallError, Export, Interface, Objects, Target, clean, load_interfaces
+from momservice.bus.objects import ERROR, Call, CallError, Export, Interface, Marshalled, Objects, Target, clean, load_interfaces
 from momservice.bus.wire import CALL, MAX_BODY_BYTES, Bus, Header, Taker, decode
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "Connection",
     "Export",
     "Interface",
+    "Marshalled",
     "Signal",
     "Subscription",
     "Variant",
@@ -273,6 +274,10 @@ class Connection:
         """Answer for the given interfaces at `path`, besides the standard ones (properties are read-only)."""
         self._objects.serve(path, exports)
 
+    def withdraw(self, path: str) -> None:
+        """Answer for `path` no more."""
+        self._objects.withdraw(path)
+
     def emit(self, path: str, interface: str, member: str, signature: str = "", *args: Any) -> None:
         """Send a signal to everybody who listens. Never raises: it is dropped, and logged, when it can't be sent."""
         try:
@@ -344,7 +349,7 @@ class Connection:
         try:
             result = await self._run(header, target, body)
             if not header.flags & MessageFlag.NO_REPLY_EXPECTED.value:
-                self._reply(header, Message.new_method_return(header, target.out_signature, list(result)))
+                self._return(header, target.out_signature, result)
         except CallError as error:
             self._reply_error(header, error)
         except BusLost:
@@ -368,13 +373,23 @@ class Connection:
         await target.export.guard(call)
         return await target.export.methods[target.member](call)
 
+    def _return(self, header: Header, signature: str, result: Sequence[Any]) -> None:
+        if not isinstance(result, bytes):
+            self._reply(header, Message.new_method_return(header, signature, list(result)))
+        elif not self._bus.offer_marshalled(header, signature, result):
+            self._drop(header)
+
     def _reply_error(self, header: Header, error: CallError) -> None:
         if not header.flags & MessageFlag.NO_REPLY_EXPECTED.value:
             self._reply(header, Message.new_error(header, error.name, error.text))
 
     def _reply(self, header: Header, message: Message) -> None:
         if not self._bus.offer(message):
-            log.warning("the bus takes no more: an answer to %s is dropped", header.sender)
+            self._drop(header)
+
+    @staticmethod
+    def _drop(header: Header) -> None:
+        log.warning("the bus takes no more: an answer to %s is dropped", header.sender)
 
 
 def _owner_rule(name: str) -> str:
