@@ -91,12 +91,18 @@ class Guests(Watcher):
         self._connection, self._interface, self._gate = connection, interface, gate
         self._outbox, self._changes, self._works = outbox, changes, works
         self._objects: dict[str, GuestObject] = {}
+        # The guests that were looked at last, and when.
+        self._seen: Mapping[str, GuestRecord] = {}
+        self._seen_s = 0.0
         self.managed_objects = SharedAnswer(self._managed_objects)
         # Is told of each guest that has another state or other reasons for it: uuid, state, reasons.
         self.state_changed: Callable[[str, str, Sequence[str]], None] = lambda _uuid, _state, _reasons: None
 
     def sampled(self, world: World) -> None:
-        """See Watcher."""
+        """See Watcher. Of the same guests only what time alone changes is news, and that once an interval."""
+        if world.guests is self._seen and world.monotonic_s - self._seen_s < world.interval_s:
+            return
+        self._seen, self._seen_s = world.guests, world.monotonic_s
         for uuid in self._objects.keys() - world.guests.keys():
             self._remove(self._objects.pop(uuid))
         for uuid, record in world.guests.items():
