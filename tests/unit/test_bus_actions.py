@@ -87,6 +87,21 @@ def test_the_bus_policy_lets_only_mom_own_the_name() -> None:
     assert owners == [("mom", NAME)]
 
 
+def test_the_bus_policy_lets_everybody_ask_for_every_member() -> None:
+    conf = ET.parse(ROOT / "dbus" / "org.ovirt.Mom1.conf").getroot()
+    # Whatever names an interface or a member would have to be kept in step with the XML: what a caller may do is polkit's to say.
+    rules = [(policy.attrib, [(rule.tag, rule.attrib) for rule in policy]) for policy in conf]
+    assert ({"context": "default"}, [("allow", {"send_destination": NAME})]) in rules
+    assert not list(conf.iter("deny"))
+
+
+def test_properties_and_signals_of_the_xml_are_what_the_objects_have() -> None:
+    for name, export in exports().items():
+        assert set(export.variants()) == {prop.name for prop in load_interfaces(XML)[name].properties}, name
+        assert set(export.interface.changes) == set(export.variants()), name
+        assert set(export.interface.changes.values()) <= {"true", "invalidates", "const"}, name
+
+
 @pytest.mark.parametrize("interface", [MANAGER, POLICY])
 def test_a_member_without_a_row_is_refused(interface: str) -> None:
     call = Call(":1.5", PATH, interface, "Forgotten", (), interactive=False)
