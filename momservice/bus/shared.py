@@ -27,7 +27,7 @@ async def in_slices(pieces: Iterable[bytes]) -> list[bytes]:
 
 
 class SharedAnswer:
-    """An answer that is made when it is first asked for."""
+    """An answer that is made when it is first asked for. Nobody gets one that was outdated in the making: signals have told otherwise."""
 
     def __init__(self, make: Callable[[], Awaitable[Marshalled]]) -> None:
         self._make = make
@@ -39,10 +39,14 @@ class SharedAnswer:
 
     async def answer(self, _call: Call) -> Marshalled:
         """The answer, for a method."""
-        if self._answer is None:
-            self._answer = asyncio.ensure_future(self._make())
-        # A caller that has gone must not take it away from the others.
-        return await asyncio.shield(self._answer)
+        while True:
+            if self._answer is None:
+                self._answer = asyncio.ensure_future(self._make())
+            making = self._answer
+            # A caller that has gone must not take it away from the others.
+            answer = await asyncio.shield(making)
+            if making is self._answer:
+                return answer
 
 
 class Statistics(Watcher):

@@ -25,10 +25,13 @@ def test_all_who_ask_until_it_is_outdated_share_one_answer() -> None:
         shared = SharedAnswer(make)
         together = await asyncio.gather(*(shared.answer(CALL) for _ in range(20)), shared.answer(CALL))
         assert {id(answer) for answer in [*together, await shared.answer(CALL)]} == {id(made[0])}
-        late = asyncio.ensure_future(shared.answer(CALL))
         shared.outdate()
-        assert (await late, await shared.answer(CALL)) == (made[1], made[1])
-        assert len(made) == 2
+        late = asyncio.ensure_future(shared.answer(CALL))
+        await asyncio.sleep(0)
+        shared.outdate()
+        # What it was being given is outdated by now.
+        assert (await late, await shared.answer(CALL)) == (made[2], made[2])
+        assert len(made) == 3
 
     asyncio.run(scenario())
 
