@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,24 +22,30 @@ from dbus_next.service import ServiceInterface
 sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))
 from test_bus_signals import A, B, C, Scene
 
-from momservice.bus.connection import Connection, Signal
+from momservice.bus.connection import Connection, Marshalled, Signal
+from momservice.bus.marshal import array, texts
 from momservice.bus.names import GUEST, MANAGER, OBJECT_MANAGER, PATH, guest_path
 from momservice.bus.service import publish
+from momservice.bus.wire import MAX_QUEUED_BYTES, Header
 
 NAME = "org.ovirt.Mom1"
 MANY = [f"00000000-0000-4000-8000-{number:012}" for number in range(450)]
 
 
 @pytest.fixture
-def address(tmp_path: Path) -> Iterator[str]:
+def address(tmp_path: Path) -> str:
+    return f"unix:path={tmp_path}/bus"
+
+
+@pytest.fixture(autouse=True)
+def daemon(address: str) -> Iterator[subprocess.Popen[bytes]]:
     """A bus of our own where everybody may do everything."""
-    place = f"unix:path={tmp_path}/bus"
-    daemon = subprocess.Popen(["dbus-daemon", "--session", "--nofork", f"--address={place}", "--print-address"], stdout=subprocess.PIPE)
-    assert daemon.stdout is not None
-    assert daemon.stdout.readline()
-    yield place
-    daemon.kill()
-    daemon.communicate()
+    process = subprocess.Popen(["dbus-daemon", "--session", "--nofork", f"--address={address}", "--print-address"], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.readline()
+    yield process
+    process.kill()
+    process.communicate()
 
 
 def run(address: str, scene: Scene, scenario: Callable[[Connection], Coroutine[Any, Any, None]]) -> None:
@@ -84,11 +92,35 @@ def test_another_library_reads_the_large_answers_as_they_are(address: str) -> No
     run(address, scene, scenario)
 
 
+def test_an_answer_that_many_share_is_queued_without_copies_and_within_the_bound(address: str, daemon: subprocess.Popen[bytes]) -> None:
+    async def scenario(connection: Connection) -> None:
+        body = Marshalled(array([texts("x" * 1000, "y" * 1000)] * 500))
+        caller = await Connection.open(address)
+        daemon.send_signal(signal.SIGSTOP)
+        header = Header(ord("l"), 1, 0, 5, 0, caller.unique_name, PATH, MANAGER, "GetActiveGuests", "", 0, "")
+        tracemalloc.start()
+        while connection._bus.offer_marshalled(header, "a(ss)", body):
+            pass
+        held = tracemalloc.get_traced_memory()[0]
+        tracemalloc.stop()
+        assert MAX_QUEUED_BYTES < connection._bus._writer.queued_bytes < MAX_QUEUED_BYTES + 2 * len(body)
+        assert held < len(body)
+        daemon.send_signal(signal.SIGCONT)
+        # The bus takes all of it for what it is, and our connection lives on.
+        assert await caller.owner_of(NAME) == connection.unique_name
+        (pairs,) = await caller.call(NAME, PATH, MANAGER, "GetActiveGuests")
+        assert [list(pair) for pair in pairs] == [[A, "vm-a"], [B, "vm-b"]]
+        caller.close()
+        await caller.lost()
+
+    run(address, Scene(), scenario)
+
+
 def test_clients_hear_of_guests_from_the_object_that_manages_them(address: str) -> None:
     scene, heard = Scene(names=["vm-a"]), list[Signal]()
 
     def of(member: str) -> Sequence[Signal]:
-        return [signal for signal in heard if signal.member == member]
+        return [each for each in heard if each.member == member]
 
     async def scenario(_connection: Connection) -> None:
         client = await Connection.open(address)
@@ -97,13 +129,13 @@ def test_clients_hear_of_guests_from_the_object_that_manages_them(address: str) 
         await scene.cycle()
         while not (of("InterfacesRemoved") and len(of("InterfacesAdded")) == 2 and of("GuestsChanged")):
             await asyncio.sleep(0.01)
-        assert {signal.path for signal in heard if signal.interface == OBJECT_MANAGER} == {PATH}
+        assert {each.path for each in heard if each.interface == OBJECT_MANAGER} == {PATH}
         assert of("InterfacesRemoved")[0].args == (guest_path(A), [GUEST])
         assert of("InterfacesAdded")[0].args[1][GUEST]["State"].value == "held"
         assert of("GuestsChanged")[0].args == ([B, C], [A])
         scene.bench.source.answer = [scene.record(B, "vm-b"), scene.record(C, "vm-c")]
         await scene.cycle()
-        while not [signal for signal in of("PropertiesChanged") if signal.path == guest_path(B)]:
+        while not [each for each in of("PropertiesChanged") if each.path == guest_path(B)]:
             await asyncio.sleep(0.01)
         assert of("GuestStateChanged")[0].args == ([[B, "managed", ""]],)
         client.close()
