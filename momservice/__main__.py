@@ -123,7 +123,7 @@ async def serve(settings: config.Config, read: Callable[[], config.Config]) -> i
     await policies.start(settings)
     await keeper.restore()
     explainer = Explainer(engine.runs, partial(offload, Workers(1, "explain"), EXPLAIN_DEADLINE_S, EXPLAINING))
-    service.publish(connection, engine, policies, explainer)
+    service.publish(connection, engine, policies, explainer, workshop.balloon_works)
     await connection.own(BUS_NAME)
     # Not earlier: a second service that can't own the name must leave the state of the first alone.
     await keeper.keep()

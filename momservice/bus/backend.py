@@ -14,6 +14,7 @@ from momservice.explanations import Explanation
 from momservice.fields import Schema
 from momservice.policy.decisions import Diagnostic
 from momservice.snapshot import Sample, Snapshot, Value
+from momservice.watching import Watchers
 
 
 class Parameter(Protocol):
@@ -38,6 +39,10 @@ class Parameter(Protocol):
 
 class Engine(Protocol):
     """The cycle, as far as clients see it."""
+
+    @property
+    def watchers(self) -> Watchers:
+        """Who hears what happens."""
 
     @property
     def interval_ms(self) -> int:
@@ -80,6 +85,9 @@ class Engine(Protocol):
 
     def resume(self) -> None:
         """End a pause."""
+
+    def set_verbosity(self, level: int) -> None:
+        """Log from this level of the logging module on, until the configuration is read again."""
 
     async def reload(self) -> None:
         """Read configuration and policy files again, all or nothing."""

@@ -14,14 +14,29 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from dbus_next import Message, MessageFlag, MessageType, NameFlag, RequestNameReply, Variant
 
-from momservice.bus.objects import ERROR, Call, CallError, Export, Interface, Objects, Target, clean, load_interfaces
+from momservice.bus.objects import ERROR, Call, CallError, Export, Interface, Marshalled, Objects, Target, clean, load_interfaces
 from momservice.bus.wire import CALL, MAX_BODY_BYTES, Bus, Header, Taker, decode
 
-__all__ = ["ERROR", "BusLost", "Call", "CallError", "Connection", "Export", "Interface", "Variant", "clean", "load_interfaces"]
+__all__ = [
+    "ERROR",
+    "BusLost",
+    "Call",
+    "CallError",
+    "Connection",
+    "Export",
+    "Interface",
+    "Marshalled",
+    "Signal",
+    "Subscription",
+    "Variant",
+    "clean",
+    "load_interfaces",
+]
 
 BUS = ("org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus")
 # What calls under way may take in all, and what each is counted with besides its body.
@@ -30,6 +45,7 @@ CALL_BYTES = 16 << 10
 SMALL_CALL_BYTES = 64 << 10
 CALL_DEADLINE_S = 10.0
 MAX_RECORDS, PER_S = 10, 60
+T = TypeVar("T")
 GONE = "the connection to the system bus is gone"
 
 
@@ -83,11 +99,34 @@ class Room:
             del self._taken[sender]
 
 
+@dataclass(frozen=True, slots=True)
+class Signal:
+    """One signal that has come."""
+
+    path: str
+    interface: str
+    member: str
+    args: Sequence[Any]
+
+
+@dataclass(eq=False, slots=True)
+class Subscription:
+    """Somebody who hears the signals of a well-known name. `owner`: the unique name that they come from now."""
+
+    name: str
+    heard: Callable[[Signal], None]
+    owner: str | None = None
+
+    def changed(self, owner: str | None) -> None:
+        """The name has this owner now."""
+        self.owner = owner
+
+
 class Connection:
     """A connection to the system bus.
 
-    `await Connection.open()` connects; `call` and the small helpers are for clients, `serve` and `own` for services; `lost()` waits for the
-    end of the connection. All in one asyncio loop.
+    `await Connection.open()` connects; `call`, `subscribe` and the small helpers are for clients, `serve`, `own` and `emit` for services;
+    `lost()` waits for the end of the connection. All in one asyncio loop.
     """
 
     def __init__(self, bus: Bus) -> None:
@@ -97,6 +136,7 @@ class Connection:
         self._pending: set[asyncio.Task[None]] = set()
         # Well-known name -> who wants to hear of its owners.
         self._watches: list[tuple[str, Callable[[str | None], None]]] = []
+        self._subscriptions: list[Subscription] = []
         self._end: asyncio.Future[None] = asyncio.ensure_future(self._wait_for_end())
         bus.receive = self._on_header
 
@@ -187,7 +227,7 @@ class Connection:
         watches = [(name, told.append), (name, changed)]
         self._watches += watches
         try:
-            await self._ask_bus("AddMatch", "s", f"type='signal',sender='{BUS[0]}',member='NameOwnerChanged',arg0='{name}'")
+            await self._ask_bus("AddMatch", "s", _owner_rule(name))
             owner = await self.owner_of(name)
         except BaseException:
             self._watches.remove(watches[1])
@@ -196,6 +236,33 @@ class Connection:
             self._watches.remove(watches[0])
         # A signal right behind the answer has been handled before we come to see the answer, and one before it says the same.
         return told[-1] if told else owner
+
+    async def subscribe(self, name: str, heard: Callable[[Signal], None]) -> Subscription:
+        """Call `heard` with every signal that the owner of `name`, whoever that is at the time, sends from now on.
+
+        It lasts until `unsubscribe` or the end of the connection. Signals of over 2 MiB are left out. Raises CallError or BusLost.
+        """
+        subscription = Subscription(name, heard)
+        subscription.owner = await self.watch_owner(name, subscription.changed)
+        self._subscriptions.append(subscription)
+        try:
+            await self._ask_bus("AddMatch", "s", _signal_rule(name))
+        except BaseException:
+            self._forget(subscription)
+            raise
+        return subscription
+
+    async def unsubscribe(self, subscription: Subscription) -> None:
+        """Hear no more, from now on. Raises CallError or BusLost if the bus can't be told."""
+        if subscription not in self._subscriptions:
+            return
+        self._forget(subscription)
+        for rule in (_signal_rule(subscription.name), _owner_rule(subscription.name)):
+            await self._ask_bus("RemoveMatch", "s", rule)
+
+    def _forget(self, subscription: Subscription) -> None:
+        self._subscriptions.remove(subscription)
+        self._watches.remove((subscription.name, subscription.changed))
 
     # As a service
 
@@ -211,6 +278,20 @@ class Connection:
     def serve(self, path: str, *exports: Export) -> None:
         """Answer for the given interfaces at `path`, besides the standard ones (properties are read-only)."""
         self._objects.serve(path, exports)
+
+    def withdraw(self, path: str) -> None:
+        """Answer for `path` no more."""
+        self._objects.withdraw(path)
+
+    def emit(self, path: str, interface: str, member: str, signature: str = "", *args: Any) -> None:
+        """Send a signal to everybody who listens. Never raises: it is dropped, and logged, when it can't be sent."""
+        try:
+            message = Message.new_signal(path, interface, member, signature, list(args))
+            if not self._end.done() and not self._bus.offer(message):
+                log.warning("the bus takes no more: the signal %s.%s is dropped", interface, member)
+        except Exception:
+            # The library raises whatever it stumbles over.
+            log.exception("internal error: the signal %s.%s can't be sent", interface, member)
 
     def _on_header(self, header: Header) -> Taker:
         """What is to take the body of a call or signal; None: it isn't needed, all that there is to say has been said."""
@@ -244,28 +325,36 @@ class Connection:
         task.add_done_callback(ended)
 
     def _on_signal(self, header: Header) -> Taker:
-        if (header.sender, header.interface, header.member) != (BUS[0], BUS[2], "NameOwnerChanged") or header.signature != "sss":
+        if (header.sender, header.interface, header.member) == (BUS[0], BUS[2], "NameOwnerChanged") and header.signature == "sss":
+            return lambda body: self._owner_changed(*decode(header, body))
+        heard = [subscription.heard for subscription in self._subscriptions if subscription.owner == header.sender]
+        if not heard:
             return None
-        return lambda body: self._owner_changed(*decode(header, body))
+        if header.body_bytes > MAX_BODY_BYTES:
+            log.warning("a signal %s.%s of %d bytes is left out", header.interface, header.member, header.body_bytes)
+            return None
+        return lambda body: self._heard(header, body, heard)
 
     def _owner_changed(self, name: str, _old: str, new: str) -> None:
         for watched, changed in [*self._watches]:
             if watched == name:
-                self._tell(changed, new or None)
+                _tell(changed, new or None)
 
     @staticmethod
-    def _tell(changed: Callable[[str | None], None], owner: str | None) -> None:
+    def _heard(header: Header, body: bytearray, heard: Sequence[Callable[[Signal], None]]) -> None:
         try:
-            changed(owner)
-        except Exception:
-            # It must not stop the reading of the bus.
-            log.exception("internal error while a new owner of a name was told")
+            signal = Signal(header.path, header.interface, header.member, tuple(decode(header, body)))
+        except ValueError as error:
+            log.warning("a signal %s.%s is left out: %s", header.interface, header.member, error)
+            return
+        for each in heard:
+            _tell(each, signal)
 
     async def _answer(self, header: Header, target: Target, body: bytearray) -> None:
         try:
             result = await self._run(header, target, body)
             if not header.flags & MessageFlag.NO_REPLY_EXPECTED.value:
-                self._reply(header, Message.new_method_return(header, target.out_signature, list(result)))
+                self._return(header, target.out_signature, result)
         except CallError as error:
             self._reply_error(header, error)
         except BusLost:
@@ -289,10 +378,36 @@ class Connection:
         await target.export.guard(call)
         return await target.export.methods[target.member](call)
 
+    def _return(self, header: Header, signature: str, result: Sequence[Any]) -> None:
+        if not isinstance(result, bytes):
+            self._reply(header, Message.new_method_return(header, signature, list(result)))
+        elif not self._bus.offer_marshalled(header, signature, result):
+            self._drop(header)
+
     def _reply_error(self, header: Header, error: CallError) -> None:
         if not header.flags & MessageFlag.NO_REPLY_EXPECTED.value:
             self._reply(header, Message.new_error(header, error.name, error.text))
 
     def _reply(self, header: Header, message: Message) -> None:
-        if not self._bus.reply(message):
-            log.warning("the bus takes no more: an answer to %s is dropped", header.sender)
+        if not self._bus.offer(message):
+            self._drop(header)
+
+    @staticmethod
+    def _drop(header: Header) -> None:
+        log.warning("the bus takes no more: an answer to %s is dropped", header.sender)
+
+
+def _owner_rule(name: str) -> str:
+    return f"type='signal',sender='{BUS[0]}',member='NameOwnerChanged',arg0='{name}'"
+
+
+def _signal_rule(name: str) -> str:
+    return f"type='signal',sender='{name}'"
+
+
+def _tell(listener: Callable[[T], None], news: T) -> None:
+    """Tell somebody; it must not stop the reading of the bus."""
+    try:
+        listener(news)
+    except Exception:
+        log.exception("internal error in what listens to the bus")

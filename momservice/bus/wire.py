@@ -34,8 +34,8 @@ MAX_MESSAGE_BYTES = 128 << 20
 CHUNK_BYTES = 16 << 10
 # While more than this waits for the bus nothing more is read: what is answered faster than the bus takes it would pile up here.
 PAUSE_BYTES = 1 << 20
-# What has been read already may still be answered with more than that. Beyond this replies are dropped; calls of our own never are, their
-# number is bounded by who makes them.
+# What has been read already may still be answered with more than that. Beyond this replies and signals are dropped; calls of our own
+# never are, their number is bounded by who makes them.
 MAX_QUEUED_BYTES = 64 << 20
 MAX_SIGNATURES = 512
 
@@ -43,7 +43,7 @@ START = {ord("l"): struct.Struct("<BBBBIII"), ord("B"): struct.Struct(">BBBBIII"
 START_BYTES = 16
 CALL, SIGNAL = MessageType.METHOD_CALL.value, MessageType.SIGNAL.value
 REPLIES = (MessageType.METHOD_RETURN.value, MessageType.ERROR.value)
-PATH, INTERFACE, MEMBER, ERROR_NAME, REPLY_SERIAL, SENDER, SIGNATURE = 1, 2, 3, 4, 5, 7, 8
+PATH, INTERFACE, MEMBER, ERROR_NAME, REPLY_SERIAL, DESTINATION, SENDER, SIGNATURE = range(1, 9)
 
 
 class Signatures(dict[str, SignatureTree]):
@@ -182,11 +182,16 @@ class Writer:
     def schedule_write(self, message: Message | None = None) -> None:
         """Queue a message; without one: the library says that sending may begin."""
         if message is not None:
-            data = memoryview(message._marshall())
-            self._queue.append(data)
-            self.queued_bytes += len(data)
+            self.queue(message._marshall())
+            return
         if self._bus.unique_name and self._queue:
             self._bus._loop.add_writer(self._bus._fd, self._write)
+
+    def queue(self, *pieces: bytes) -> None:
+        """Queue a message that has been marshalled; nothing of it is copied."""
+        self._queue += map(memoryview, pieces)
+        self.queued_bytes += sum(map(len, pieces))
+        self.schedule_write()
 
     def _write(self) -> None:
         try:
@@ -239,11 +244,18 @@ class Bus(MessageBus):  # type: ignore[misc]  # the library has no usable types
         message.serial = message.serial or self.next_serial()
         self._writer.schedule_write(message)
 
-    def reply(self, message: Message) -> bool:
-        """Queue a reply; False if it was dropped because the bus takes no more."""
+    def offer(self, message: Message) -> bool:
+        """Queue a reply or signal; False if it was dropped because the bus takes no more."""
         if self._writer.queued_bytes > MAX_QUEUED_BYTES:
             return False
         self.send(message)
+        return True
+
+    def offer_marshalled(self, call: Header, signature: str, body: bytes) -> bool:
+        """Queue the reply to a call whose body, of that signature, has been marshalled already, little-endian; False if it was dropped."""
+        if self._writer.queued_bytes > MAX_QUEUED_BYTES:
+            return False
+        self._writer.queue(_reply_header(call, self.next_serial(), signature, len(body)), body)
         return True
 
     def resume(self) -> None:
@@ -279,6 +291,17 @@ class Bus(MessageBus):  # type: ignore[misc]  # the library has no usable types
         # Gone if it was forgotten while its body was on the way.
         if handler := self._method_return_handlers.pop(reply.reply_serial, None):
             handler(reply, None)
+
+
+def _reply_header(call: Header, serial: int, signature: str, body_bytes: int) -> bytes:
+    """The header of a method return, as the library would make it along with a body."""
+    fields = struct.pack("<BB2sI", REPLY_SERIAL, 1, b"u", call.serial)
+    name, kinds = call.sender.encode(), signature.encode()
+    fields += struct.pack(f"<BB2sI{len(name) + 1}s", DESTINATION, 1, b"s", len(name), name)
+    fields += bytes(-len(fields) % 8)
+    fields += struct.pack(f"<BB2sB{len(kinds) + 1}s", SIGNATURE, 1, b"g", len(kinds), kinds)
+    start = START[ord("l")].pack(ord("l"), MessageType.METHOD_RETURN.value, 0, 1, body_bytes, serial, len(fields))
+    return start + fields + bytes(-len(fields) % 8)
 
 
 def _reply(header: Header, body: bytearray) -> Message:

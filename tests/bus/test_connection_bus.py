@@ -24,7 +24,7 @@ from dbus_next.aio import MessageBus
 from dbus_next.signature import SignatureTree
 
 from momservice.bus import wire
-from momservice.bus.connection import ERROR, BusLost, Call, CallError, Connection, Export, load_interfaces
+from momservice.bus.connection import ERROR, BusLost, Call, CallError, Connection, Export, Signal, load_interfaces
 from momservice.bus.names import MANAGER, PATH, POLICY, XML
 
 NAME = POLICY
@@ -192,7 +192,7 @@ def test_answers_are_dropped_rather_than_hoarded_and_own_calls_are_not(address: 
     async def scenario(connection: Connection, _served: Served) -> None:
         bus, answer = connection._bus, to(connection.unique_name, "X", "s", LONG, flags=MessageFlag.NO_REPLY_EXPECTED)
         daemon.send_signal(signal.SIGSTOP)
-        while bus.reply(answer):
+        while bus.offer(answer):
             answer.serial = 0
         assert bus._writer.queued_bytes < wire.MAX_QUEUED_BYTES + 2 * len(LONG)
         call = asyncio.ensure_future(connection.owner_of(connection.unique_name))
@@ -433,8 +433,101 @@ def test_introspection_data_is_that_of_the_xml(address: str) -> None:
         (found,) = [element for element in ElementTree.fromstring(text) if element.get("name") == MANAGER]
         assert ElementTree.tostring(found).strip() == ElementTree.tostring(interface.element).strip()
         told = {prop.get("name"): [each.get("value") for each in prop] for prop in found.iter("property")}
-        assert (told["Version"], told["Status"]) == (["const"], ["false"])
+        assert (told["Version"], told["Status"]) == (["const"], ["true"])
         caller.close()
         await caller.lost()
 
     run(address, scenario)
+
+
+async def emitter(address: str) -> Connection:
+    """A connection that owns the name that subscribers listen to."""
+    connection = await Connection.open(address)
+    await connection.own("org.example.Test")
+    return connection
+
+
+async def until(what: Callable[[], bool]) -> None:
+    while not what():
+        await asyncio.sleep(0.01)
+
+
+async def end(connection: Connection) -> None:
+    connection.close()
+    await connection.lost()
+
+
+def test_a_signal_reaches_who_subscribed_whoever_owns_the_name(address: str) -> None:
+    async def scenario(listener: Connection, _served: Served) -> None:
+        heard: list[Signal] = []
+        subscription = await listener.subscribe("org.example.Test", heard.append)
+        for number in range(2):
+            service = await emitter(address)
+            service.emit(PATH, MANAGER, "GuestsChanged", "asas", ["x"], [str(number)])
+            await until(lambda expected=number + 1: len(heard) == expected)  # type: ignore[misc]  # the loop's own number
+            await end(service)
+        assert heard == [Signal(PATH, MANAGER, "GuestsChanged", (["x"], [str(number)])) for number in range(2)]
+        await listener.unsubscribe(subscription)
+        await listener.unsubscribe(subscription)
+        assert (listener._subscriptions, listener._watches) == ([], [])
+
+    run(address, scenario)
+
+
+def test_signals_of_others_too_long_or_after_the_end_are_not_heard(address: str, caplog: pytest.LogCaptureFixture) -> None:
+    async def scenario(listener: Connection, _served: Served) -> None:
+        service, other = await emitter(address), await Connection.open(address)
+        heard: list[Signal] = []
+        subscription = await listener.subscribe("org.example.Test", heard.append)
+        # Straight to us, so that no match rule keeps it away.
+        forged = Message.new_signal(PATH, MANAGER, "Forged")
+        forged.destination = listener.unique_name
+        assert other._bus.offer(forged)
+        await other.owner_of(NAME)
+        service.emit(PATH, MANAGER, "Long", "ay", bytes(wire.MAX_BODY_BYTES + 1))
+        service.emit(PATH, MANAGER, "Last")
+        await until(lambda: bool(heard))
+        assert [signal.member for signal in heard] == ["Last"]
+        await listener.unsubscribe(subscription)
+        service.emit(PATH, MANAGER, "Late")
+        await service.owner_of(NAME)
+        await listener.owner_of(NAME)
+        assert len(heard) == 1
+        for connection in (service, other):
+            await end(connection)
+
+    run(address, scenario)
+    assert "Long of 2097157 bytes is left out" in caplog.text
+
+
+def test_a_listener_that_raises_stops_nothing(address: str, caplog: pytest.LogCaptureFixture) -> None:
+    async def scenario(listener: Connection, _served: Served) -> None:
+        service, heard = await emitter(address), list[Signal]()
+        await listener.subscribe("org.example.Test", lambda signal: 1 / 0)  # type: ignore[arg-type]  # on purpose
+        await listener.subscribe("org.example.Test", heard.append)
+        service.emit(PATH, MANAGER, "First")
+        await until(lambda: bool(heard))
+        await end(service)
+
+    run(address, scenario)
+    assert "internal error in what listens to the bus" in caplog.text
+
+
+def test_signals_are_dropped_rather_than_hoarded_and_raise_nothing(
+    address: str, daemon: subprocess.Popen[bytes], caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scenario(connection: Connection, _served: Served) -> None:
+        connection.emit(PATH, MANAGER, "Wrong", "u", "text")
+        connection.emit("no path", MANAGER, "Wrong")
+        daemon.send_signal(signal.SIGSTOP)
+        for _ in range(100):
+            connection.emit(PATH, MANAGER, "Long", "ay", bytes(1 << 20))
+        assert connection._bus._writer.queued_bytes < wire.MAX_QUEUED_BYTES + (2 << 20)
+        daemon.kill()
+        await connection.lost()
+        connection.emit(PATH, MANAGER, "Late")
+
+    run(address, scenario)
+    assert caplog.text.count("can't be sent") == 2
+    # Ten lines a minute.
+    assert 1 <= caplog.text.count("Long is dropped") <= 10
