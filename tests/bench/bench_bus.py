@@ -38,6 +38,7 @@ from momservice.bus.names import MANAGER, NAME, PATH, POLICY
 from momservice.bus.service import publish
 from momservice.config import Config
 from momservice.engine import Engine
+from momservice.explanations import Explainer
 from momservice.hypervisor.libvirt_source import Hypervisor
 from momservice.parts import Workshop, schema
 from momservice.store import PolicyStore
@@ -124,7 +125,7 @@ async def serve(address: str, guests: int, interval_s: int, moving: bool) -> Non
     chosen = replace(workshop.parts(settings), controllers=[], settle=nothing, begin=nothing, renew=nothing)
     engine = Engine(settings, chosen, lambda: (settings, chosen), store, Hypervisor())
     await store.start(settings)
-    publish(connection, engine, store, workshop.balloon_works)
+    publish(connection, engine, store, Explainer(engine.runs, at_once), workshop.balloon_works)
     clock, ended = Clock(), asyncio.Event()
     engine.watchers.all.append(clock)
     await connection.own(NAME)

@@ -53,7 +53,7 @@ def run(address: str, scene: Scene, scenario: Callable[[Connection], Coroutine[A
 
     async def main() -> None:
         connection = await Connection.open(address)
-        publish(connection, scene.bench.engine, scene.bench.store, scene.working.get)
+        publish(connection, scene.bench.engine, scene.bench.store, scene.explainer, scene.working.get)
         await connection.own(NAME)
         await scene.cycle()
         await scenario(connection)

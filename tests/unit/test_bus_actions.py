@@ -7,7 +7,6 @@ import asyncio
 import re
 import xml.etree.ElementTree as ET
 from pathlib import Path
-from typing import Any
 
 import pytest
 from test_engine import Bench
@@ -16,6 +15,7 @@ from momservice.bus.connection import Call, CallError, Export, load_interfaces
 from momservice.bus.names import MANAGER, NAME, PATH, POLICY, XML
 from momservice.bus.polkit import ACTIONS, CONTROL, EXPLAIN, FREE, LOAD_POLICY, READ, SET_PARAMETERS
 from momservice.bus.service import publish
+from momservice.explanations import Explainer
 
 ROOT = Path(__file__).parents[2]
 ACTIONS_FILE = ET.parse(ROOT / "polkit" / "org.ovirt.mom1.policy.in")
@@ -39,17 +39,10 @@ class Exports:
         return 1000
 
 
-class Anything:
-    """An explainer of which nothing is asked."""
-
-    def __getattr__(self, name: str) -> Any:
-        return lambda *_args: name
-
-
 def exports() -> dict[str, Export]:
     """The service's interfaces, those of a guest too, over an engine with stand-ins."""
     connection, bench = Exports(), Bench()
-    publish(connection, bench.engine, bench.store, Anything(), lambda _uuid: None)  # type: ignore[arg-type]  # only that much of a connection is used
+    publish(connection, bench.engine, bench.store, Explainer(bench.engine.runs, bench.at_once), lambda _uuid: None)  # type: ignore[arg-type]  # only that much of a connection is used
     bench.rounds()
     return {export.interface.name: export for path in connection.served for export in connection.served[path]}
 

@@ -18,6 +18,7 @@ from momservice.bus.connection import Export, load_interfaces
 from momservice.bus.names import GUEST, MANAGER, MAX_ENTRIES, OBJECT_MANAGER, PATH, POLICY, XML, guest_path
 from momservice.bus.service import publish
 from momservice.controllers import Outcome
+from momservice.explanations import Explainer
 from momservice.hypervisor import Facts, GuestRecord
 from momservice.pressure import FULL, SOME
 from momservice.watching import PolicyRun
@@ -60,7 +61,8 @@ class Scene:
         self.bench, self.bus = Bench(policy or "nil"), Bus()
         self.working: dict[str, bool] = {}
         self.bench.source.answer = [self.record(uuid, name) for uuid, name in zip(UUIDS, names, strict=False)]
-        publish(self.bus, self.bench.engine, self.bench.store, self.working.get)  # type: ignore[arg-type]  # all that is used of one
+        self.explainer = Explainer(self.bench.engine.runs, self.bench.at_once)
+        publish(self.bus, self.bench.engine, self.bench.store, self.explainer, self.working.get)  # type: ignore[arg-type]  # all that is used of one
 
     def record(self, uuid: str, name: str, **changes: Any) -> GuestRecord:
         balloon = {"current": 1024, "maximum": 2048, "usable": 100, "last-update": int(time.time())}
