@@ -28,7 +28,6 @@ pytestmark = pytest.mark.xdist_group("bus")
 BASE = '(defvar threshold 5)\n(defvar label "x")\n(defvar fraction 0.5)\n'
 KSM = "(def merge (n) (if n (Host.Control 'ksm_run' n) nil))\n(merge Host.mem_free)\n(with Guests g { (+ g.mem_free 1) })"
 NOBODY = "00000000-0000-0000-0000-000000000001"
-WORLD = "/tmp/world.mom"
 RULES = "etc/polkit-1/rules.d/10-test.rules"
 POLKIT_ACTIVATION = "usr/share/dbus-1/system-services/org.freedesktop.PolicyKit1.service"
 # Every method once: arguments for busctl, what the answer begins with.
@@ -512,8 +511,9 @@ def test_momctl_explains_the_host(host: Host, client: BlockingClient) -> None:
 @pytest.fixture
 def world(host: Host) -> Iterator[Path]:
     """Where a recording can be."""
-    yield host.path(WORLD)
-    host.path(WORLD).unlink(missing_ok=True)
+    file = host.state / "world.mom"
+    yield file
+    file.unlink(missing_ok=True)
 
 
 def test_momctl_records_what_it_replays(host: Host, client: BlockingClient, world: Path) -> None:
@@ -523,19 +523,19 @@ def test_momctl_records_what_it_replays(host: Host, client: BlockingClient, worl
     one = json.loads(done.stdout)
     assert (one["parameters"], one["host"]["properties"]) == ({"threshold": 8}, {"interval": client.status().interval_ms // 1000})
     assert one["host"]["samples"][0]["mem_free"] > 0
-    assert momctl(host, "record", WORLD, "--snapshots", "2").stdout == f"{WORLD}: 2 snapshots\n"
+    assert momctl(host, "record", str(world), "--snapshots", "2").stdout == f"{world}: 2 snapshots\n"
     assert [json.loads(line).get("continues") for line in world.read_text().splitlines()] == [None, True]
     policy = "(defvar threshold 5) (Host.Control 'ksm_run' threshold) (Host.Control 'ksm_pages_to_scan' Host.mem_free)"
-    told = json.loads(momctl(host, "policy", "replay", "--json", WORLD, "-", stdin=policy).stdout)
+    told = json.loads(momctl(host, "policy", "replay", "--json", str(world), "-", stdin=policy).stdout)
     assert [run["controls"][1]["value"] for run in told["runs"]] == [8, 8]
     assert all(run["controls"][0]["value"] > 0 for run in told["runs"])
-    assert momctl(host, "record", WORLD).stderr == f"momctl: {WORLD}: File exists\n"
+    assert momctl(host, "record", str(world)).stderr == f"momctl: {world}: File exists\n"
 
 
 def test_a_recording_ends_when_it_is_told_to_and_its_last_line_is_whole(host: Host, world: Path) -> None:
-    script = f"momctl record {WORLD} & while [ ! -s {WORLD} ]; do sleep 0.1; done; kill -TERM $!; wait $!"
+    script = f"momctl record {world} & while [ ! -s {world} ]; do sleep 0.1; done; kill -TERM $!; wait $!"
     done = host.run(["bash", "-c", script])
-    assert (done.returncode, done.stderr, done.stdout) == (0, "", f"{WORLD}: 1 snapshot\n")
+    assert (done.returncode, done.stderr, done.stdout) == (0, "", f"{world}: 1 snapshot\n")
     assert [json.loads(line)["format"] for line in world.read_text().splitlines()] == ["mom-snapshot"]
 
 

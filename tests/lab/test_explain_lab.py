@@ -33,17 +33,18 @@ def test_a_squeezed_guest_is_explained_and_another_policy_is_tried_and_replayed(
         assert f"by {row['rule']}, 20_balloon:{row['place']['line']}:" in for_people
         assert " of vm1: " in for_people
 
-        host.path("/root/90_more.policy").write_text(MORE)
-        tried = json.loads(host.check(["momctl", "policy", "try", "--json", "/root/90_more.policy"]))
+        policy, recording = host.state / "90_more.policy", host.state / "world.mom"
+        policy.write_text(MORE)
+        tried = json.loads(host.check(["momctl", "policy", "try", "--json", str(policy)]))
         (change,) = [change for change in tried["changes"] if change["guest"] == "vm1"]
         assert (change["control"], change["then_place"]["fragment"]) == ("balloon_target", "90_more")
         assert "90_more" not in host.check(["momctl", "policy", "get"])
 
-        host.check(["momctl", "record", "/root/world.mom", "--snapshots", "3"])
-        told = json.loads(host.check(["momctl", "policy", "replay", "--json", "/root/world.mom", "/root/90_more.policy"]))
+        host.check(["momctl", "record", str(recording), "--snapshots", "3"])
+        told = json.loads(host.check(["momctl", "policy", "replay", "--json", str(recording), str(policy)]))
         assert [[control["guest"] for control in run["controls"]] for run in told["runs"]] == [["vm1"]] * 3
         wanted = {control["value"] for run in told["runs"] for control in run["controls"]}
         assert wanted == {change["then"]}
-        line = host.path("/root/world.mom").read_text().splitlines()[0]
-        evaluated = json.loads(host.check(["momctl", "policy", "eval", "--json", "--snapshot", "-", "/root/90_more.policy"], input=line))
+        line = recording.read_text().splitlines()[0]
+        evaluated = json.loads(host.check(["momctl", "policy", "eval", "--json", "--snapshot", "-", str(policy)], input=line))
         assert [control["value"] for control in evaluated["decisions"]["controls"]] == [change["then"]]
