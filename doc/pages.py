@@ -15,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from blocks import Page, markdown, roff
 from cases import cases_and_snapshots
 from language import policy
+from metrics import metrics
 from names import fields
 from programs import configuration, program
 
@@ -26,8 +27,9 @@ PAGES: Final[Mapping[str, Callable[[], Page]]] = {
     "mom-policy.5": policy,
     "mom-policy-test.5": cases_and_snapshots,
     "mom-fields.7": fields,
+    "mom-metrics.7": metrics,
     "momservice.8": lambda: program(service.arguments(), 8, "momd.conf(5), mom-policy(5), momctl(1)"),
-    "momctl.1": lambda: program(momctl.arguments(), 1, "mom-policy(5), mom-policy-test(5), momservice(8), momd.conf(5)"),
+    "momctl.1": lambda: program(momctl.arguments(), 1, "mom-policy(5), mom-policy-test(5), mom-metrics(7), momservice(8), momd.conf(5)"),
 }
 
 

@@ -22,6 +22,7 @@ from momservice.engine import Engine, Parts
 from momservice.errors import Busy
 from momservice.hypervisor.libvirt_source import Hypervisor
 from momservice.hypervisor.workers import DeadlineMissed, NoThreadLeft, Workers
+from momservice.metrics_file import MetricsFile
 from momservice.notify import notify
 
 log = logging.getLogger("momservice")
@@ -105,11 +106,13 @@ async def serve(settings: config.Config, read: Callable[[], config.Config]) -> i
     engine = Engine(settings, workshop.parts(settings), again, policies, Hypervisor(settings.libvirt_uri))
     policies.world, policies.changed = engine.snapshot, engine.wake
     await policies.start(settings)
+    metrics = MetricsFile(engine, lambda: policies.generation)
+    engine.watchers.all.append(metrics)
     service.publish(connection, engine, policies)
     await connection.own(BUS_NAME)
     notify("READY=1")
     log.info("momservice %s runs", __version__)
-    return await until_the_end(connection, engine)
+    return await until_the_end(connection, engine, metrics)
 
 
 def configure(read: Callable[[], config.Config], workshop: parts.Workshop) -> tuple[config.Config, Parts]:
@@ -118,7 +121,7 @@ def configure(read: Callable[[], config.Config], workshop: parts.Workshop) -> tu
     return settings, workshop.parts(settings)
 
 
-async def until_the_end(connection: Connection, engine: Engine) -> int:
+async def until_the_end(connection: Connection, engine: Engine, metrics: MetricsFile) -> int:
     """Run the engine. 0 after SIGTERM or SIGINT, 1 when the bus went or the engine ended by itself. SIGHUP reloads."""
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
@@ -140,7 +143,7 @@ async def until_the_end(connection: Connection, engine: Engine) -> int:
         return 1
     notify("STOPPING=1")
     runs.cancel()
-    await asyncio.wait({loop.create_task(engine.stop())}, timeout=STOP_DEADLINE_S)
+    await asyncio.wait({loop.create_task(engine.stop()), loop.create_task(metrics.end())}, timeout=STOP_DEADLINE_S)
     return 0
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from momservice import config, snapshot_file
+from momservice import config, metrics, snapshot_file
 from momservice.cli import command
 from momservice.collectors import planned, registry
 from momservice.controllers import planned as planned_controllers
@@ -30,8 +30,8 @@ sys.path.insert(0, str(ROOT / "doc"))
 from cases import CASES, SNAPSHOT  # noqa: E402 - see above
 from language import EXAMPLE, LEXEMES, Lexeme, written  # noqa: E402 - see above
 
-PAGES = ("momd.conf.5", "mom-policy.5", "mom-policy-test.5", "mom-fields.7", "momservice.8", "momctl.1")
-ON_FORGES = ("mom-policy.5", "mom-policy-test.5", "mom-fields.7")
+PAGES = ("momd.conf.5", "mom-policy.5", "mom-policy-test.5", "mom-fields.7", "mom-metrics.7", "momservice.8", "momctl.1")
+ON_FORGES = ("mom-policy.5", "mom-policy-test.5", "mom-fields.7", "mom-metrics.7")
 
 
 @cache
@@ -124,6 +124,15 @@ def test_every_field_is_with_its_collector_and_every_control_with_its_range() ->
 def test_what_is_not_built_yet_is_marked_and_nothing_else() -> None:
     marked = re.findall(r"(\w+(?:, \w+)*) \(not built yet\)", shown("mom-fields.7"))
     assert {name for names in marked for name in names.split(", ")} == {*planned.PLANNED, *planned_controllers.CONTROLLERS}
+
+
+def test_every_metric_and_every_field_without_one_is_on_its_page() -> None:
+    text = shown("mom-metrics.7")
+    for metric in metrics.TABLE:
+        assert f" {metric.sample}" in text
+        assert f" {metric.doc[0].upper()}{metric.doc[1:]} (" in text
+    for kind, fields in metrics.LEFT_OUT.items():
+        assert [name for name in fields if f" {kind} {name} " not in text] == []
 
 
 # --- the language ------------------------------------------------------------------------------------------------------------------------
