@@ -152,6 +152,10 @@ class Client:
         """Have configuration and policy files read again."""
         await self._call(MANAGER, "Reload")
 
+    async def set_verbosity(self, level: str) -> None:
+        """Log so much: debug, info, warn, error or critical."""
+        await self._call(MANAGER, "SetVerbosity", "s", _carried(level))
+
     # Policy: whatever changes something gives the new generation
 
     async def policy(self) -> str:
@@ -246,12 +250,15 @@ def _parameter(found: Mapping[str, Variant]) -> Parameter:
 class BlockingClient:
     """The service, for programs without an event loop. Methods are those of `Client`; any thread may call them."""
 
-    def __init__(self, address: str | None = None, *, interactive: bool = False, deadline_s: float = DEADLINE_S) -> None:
+    def __init__(
+        self, address: str | None = None, *, interactive: bool = False, deadline_s: float = DEADLINE_S, kind: type[Client] = Client
+    ) -> None:
+        """`kind`: what makes the calls."""
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="mom-client", daemon=True)
         self._thread.start()
         try:
-            self._client = self._wait(Client.connect(address, interactive=interactive, deadline_s=deadline_s))
+            self._client = self._wait(kind.connect(address, interactive=interactive, deadline_s=deadline_s))
         except BaseException:
             self._end_loop()
             raise
@@ -310,6 +317,10 @@ class BlockingClient:
     def reload(self) -> None:
         """See Client."""
         self._wait(self._client.reload())
+
+    def set_verbosity(self, level: str) -> None:
+        """See Client."""
+        self._wait(self._client.set_verbosity(level))
 
     def policy(self) -> str:
         """See Client."""

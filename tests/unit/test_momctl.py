@@ -170,7 +170,7 @@ def test_without_a_bus_every_verb_says_so_and_exits_3(arguments: list[str]) -> N
         ["policy", "format", "--check", "--write", "x"],
         ["params", "set"],
         ["params", "set", "x"],
-        ["pause", "--seconds", "-1"],
+        ["pause", "--for", "-1"],
     ],
     ids=" ".join,
 )
