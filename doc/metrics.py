@@ -54,5 +54,5 @@ def metrics() -> Page:
 def _entry(rows: list[Metric]) -> Entry:
     first = rows[0]
     labels = f"{{{', '.join(first.labels)}}}" if first.labels else ""
-    source = ONLY_FILE if first.source == ONLY_FILE else f"made of {', '.join(f'`{row.source}`' for row in rows)}"
+    source = ONLY_FILE if first.source == ONLY_FILE else f"made of {', '.join(row.source for row in rows)}"
     return Entry(f"{first.sample}{labels} ({first.kind})", f"{first.doc[0].upper()}{first.doc[1:]} ({source}).")

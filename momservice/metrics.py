@@ -19,6 +19,7 @@ from momservice.snapshot import EMPTY, Sample, Value
 
 PREFIX: Final = "mom_"
 STATUSES: Final = ("starting", "active", "degraded", "paused")
+GUEST_STATES: Final = ("managed", "held", "unmanaged", "unknown")
 PAGE_BYTES: Final = resource.getpagesize()
 
 Labels: TypeAlias = tuple[tuple[str, str], ...]
@@ -129,9 +130,17 @@ def _statuses(state: State) -> Iterator[tuple[Labels, Value]]:
 
 
 def _guest_states(state: State) -> Iterator[tuple[Labels, Value]]:
-    held = [sample.get("held") for sample in state.guests.values()]
-    for name, value in (("managed", False), ("held", True), ("unknown", None)):
-        yield (("state", name),), held.count(value)
+    states = [_guest_state(sample) for sample in state.guests.values()]
+    for name in GUEST_STATES:
+        yield (("state", name),), states.count(name)
+
+
+def _guest_state(sample: Sample) -> str:
+    if sample.get("held"):
+        return "held"
+    if sample.get("balloon_works") is False:
+        return "unmanaged"
+    return "managed" if "held" in sample else "unknown"
 
 
 def _runs(state: State) -> Iterable[tuple[Labels, Value]]:
@@ -196,8 +205,8 @@ TABLE: Final[Sequence[Metric]] = (
     _host("ksm_profit", "ksm_general_profit", BYTES, "what KSM saves less what it takes; may be negative"),
     _host("ksm_shareable", "ksm_shareable", KIB, "anonymous memory of mergeable guests"),
     _host("ksm_ksmd_cpu", "ksmd_cpu_usage", PERCENT, "part of one CPU that ksmd takes"),
-    Metric("guests", "gauge", "", ["state"], "held", "guests; unknown where GuestState is no collector, or before the first sample",
-           _guest_states),
+    Metric("guests", "gauge", "", ["state"], "held and balloon_works",
+           "guests by state: held, unmanaged if the balloon can't be used, managed, or unknown where no collector tells", _guest_states),
     _guest("balloon_size", "balloon_cur", KIB, "memory that the balloon leaves to the guest"),
     _guest("balloon_min", "balloon_min", KIB, "the guest's guaranteed minimum"),
     _guest("balloon_max", "balloon_max", KIB, "all memory of the guest's machine"),

@@ -7,6 +7,8 @@ import asyncio
 import os
 import select
 import subprocess
+import sys
+import termios
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, Final
@@ -14,8 +16,9 @@ from typing import Any, Final
 from momservice.client import DIALOG_DEADLINE_S, Client
 from momservice.errors import InteractiveAuthorizationRequired
 
-# --fallback: where the session has an agent of its own, a window on a desktop, that one asks.
-AGENT: Final = ("pkttyagent", "--fallback", "--notify-fd")
+AGENT: Final = ("pkttyagent", "--notify-fd")
+# Where the session has an agent of its own, a window on a desktop, that one asks. Without a session polkit uses no fallback.
+FALLBACK: Final = ("--fallback",)
 # How long polkit may take to know of the agent.
 READY_S: Final = 10.0
 
@@ -25,12 +28,15 @@ class Agent:
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
+        self._terminal: list[Any] = []
 
     def begin(self) -> bool:
         """Start it and wait until polkit knows it; False if that can't be."""
+        self._terminal = termios.tcgetattr(sys.stdin)
         ready, notify = os.pipe()
         try:
-            self._process = subprocess.Popen([*AGENT, str(notify)], pass_fds=[notify])
+            fallback = FALLBACK if os.environ.get("XDG_SESSION_ID") else ()
+            self._process = subprocess.Popen([*AGENT, str(notify), *fallback], pass_fds=[notify])
         except OSError:
             return False
         finally:
@@ -42,12 +48,14 @@ class Agent:
         return self._process.poll() is None
 
     def end(self) -> None:
-        """End it, if it was started."""
+        """End it, if it was started. One that is ended while it asks leaves the terminal without echo."""
         if self._process is None:
             return
         self._process.terminate()
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(READY_S)
+        with suppress(termios.error):
+            termios.tcsetattr(sys.stdin, termios.TCSADRAIN, self._terminal)
 
 
 class AskingClient(Client):

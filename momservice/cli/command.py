@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import io
 import os
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -68,7 +69,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         complain(str(error))
         return FAILED
     except KeyboardInterrupt:
-        # While it ends already, for the first Ctrl-C.
+        # What had to be put in order is; the shell is to see what has ended it.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        signal.raise_signal(signal.SIGINT)
         return INTERRUPTED
     except BrokenPipeError:
         # Whoever read our output has gone: python's last flush must not complain of it again.

@@ -107,7 +107,7 @@ def _summary(view: View) -> list[Line]:
 
 def _host(host: Sample, history: History, layout: Format) -> list[Line]:
     share = _part(host.get("mem_free"), host.get("mem_available"))
-    total, swap = _gib(host.get("mem_available")), _gib(host.get("swap_usage"))
+    total, swap = _size(host.get("mem_available")), _size(host.get("swap_usage"))
     free = f"{100 * share:5.1f} % of {total} free" if share is not None else "no figures yet"
     saved = _number(host.get("ksm_pages_sharing"))
     run, cpu, pressure = host.get("ksm_run"), _number(host.get("ksmd_cpu_usage")), _number(host.get("psi_mem_some_avg10"))
@@ -121,7 +121,7 @@ def _host(host: Sample, history: History, layout: Format) -> list[Line]:
             (f"  pressure {_percent(pressure)}  swap {swap}", ""),
         ],
         [
-            (f"KSM   {_fit(f'{state}, saves {_gib(None if saved is None else saved * PAGE_KIB)}', 26)}  ", ""),
+            (f"KSM   {_fit(f'{state}, saves {_size(None if saved is None else saved * PAGE_KIB)}', 26)}  ", ""),
             (sparkline(history.saved, width, most, layout.ticks), ""),
             (f"  ksmd {_percent(cpu)}", ""),
         ],
@@ -174,9 +174,11 @@ def _mib(kib: Value) -> str:
     return DASH if number is None else f"{number / 1024:.0f}"
 
 
-def _gib(kib: Value) -> str:
+def _size(kib: Value) -> str:
     number = _number(kib)
-    return DASH if number is None else f"{number / (1 << 20):.1f} GiB"
+    if number is None:
+        return DASH
+    return f"{number / (1 << 20):.1f} GiB" if number >= 1 << 20 else f"{number / 1024:.0f} MiB"
 
 
 def _percent(value: float | None) -> str:

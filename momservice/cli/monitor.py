@@ -13,19 +13,18 @@ from typing import Final, TypeAlias
 from momservice.bus.connection import CallError, Connection, Signal
 from momservice.bus.names import MANAGER, NAME
 from momservice.cli.output import finite, local_time, say
-from momservice.cli.signals import plain, told
+from momservice.cli.signals import is_only_figures, plain, told
 from momservice.cli.until import first_of, on_the_bus
 from momservice.cli.verbs import Verbs, add_verb
-from momservice.client import HOW_TO_START, Client, ServiceUnavailable
+from momservice.client import Client, ServiceUnavailable
 
 MORE = """\
 Prints a line for each, with the time, until Ctrl-C; what comes for several guests at once is a line for each. Guests are told by name as \
 far as they are known. Waits for a service that isn't there, and says when it goes and comes back. With --json: an object a line, with the \
 signal's arguments as they are, or with "service": "there" or "gone"."""
 THERE: Final = "the service is there"
-MISSING: Final = f"the service is not there; {HOW_TO_START}"
+MISSING: Final = "the service is not there; start it with: systemctl start momservice"
 
-# Guests without a name yet are told by UUID rather than late.
 NAMES_DEADLINE_S: Final = 5.0
 
 # A signal, or the service's new owner; with the time in microseconds since the epoch.
@@ -34,26 +33,28 @@ Event: TypeAlias = tuple[int, Signal | str | None]
 
 def add(verbs: Verbs, json_option: argparse.ArgumentParser) -> None:
     """Add the verb."""
-    add_verb(verbs, "monitor", "print the service's signals as they come", monitor, more=MORE, parents=[json_option])
+    verb = add_verb(verbs, "monitor", "print the service's signals as they come", monitor, more=MORE, parents=[json_option])
+    verb.add_argument("--all", action="store_true", help="also signals that only say that figures have changed: some with each sample")
 
 
 def monitor(options: argparse.Namespace) -> int:
     """`momctl monitor`."""
-    asyncio.run(_monitor(as_json=options.json))
+    asyncio.run(_monitor(options))
     return 0
 
 
-async def _monitor(*, as_json: bool) -> None:
-    async with on_the_bus() as (connection, end):
-        await first_of(end, connection, _Monitor(connection, as_json=as_json).run())
+async def _monitor(options: argparse.Namespace) -> None:
+    # Guests without a name yet are told by UUID rather than late.
+    async with on_the_bus(NAMES_DEADLINE_S) as (connection, client, end):
+        await first_of(end, connection, _Monitor(connection, client, options).run())
 
 
 class _Monitor:
     """Hears and tells."""
 
-    def __init__(self, connection: Connection, *, as_json: bool) -> None:
-        self._connection, self._as_json = connection, as_json
-        self._client = Client(connection, deadline_s=NAMES_DEADLINE_S)
+    def __init__(self, connection: Connection, client: Client, options: argparse.Namespace) -> None:
+        self._connection, self._client = connection, client
+        self._as_json, self._all = options.json, options.all
         self._events: asyncio.Queue[Event] = asyncio.Queue()
         self._names: dict[str, str] = {}
 
@@ -65,6 +66,8 @@ class _Monitor:
         while True:
             time_us, event = await self._events.get()
             if isinstance(event, Signal):
+                if is_only_figures(event) and not self._all:
+                    continue
                 await self._tell_signal(time_us, event)
             else:
                 await self._tell_service(time_us, event)

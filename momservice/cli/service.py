@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 
 from momservice.cli.asking import AskingClient
-from momservice.client import BlockingClient, Client
+from momservice.client import BlockingClient
 
 NO_ASKING = "--no-ask-password"
 
@@ -20,6 +21,10 @@ def add_asking(verb: argparse.ArgumentParser) -> None:
 
 def connected(options: argparse.Namespace | None = None) -> BlockingClient:
     """A client. Where a person sits at the terminal and the options don't forbid it, polkit may ask for a password."""
-    forbidden = getattr(options, "no_ask_password", False)
     at_terminal = sys.stdin is not None and sys.stdin.isatty()
-    return BlockingClient(kind=AskingClient if at_terminal and not forbidden else Client)
+    if not at_terminal or getattr(options, "no_ask_password", False):
+        return BlockingClient()
+    # Ctrl-C then ends momctl no longer at once: an agent that asks has switched the terminal's echo off.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    return BlockingClient(kind=AskingClient)

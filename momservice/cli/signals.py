@@ -7,12 +7,17 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
 from momservice.bus.connection import Signal, Variant
-from momservice.bus.names import MANAGER, POLICY
+from momservice.bus.names import MANAGER, PATH, POLICY
 from momservice.cli.output import mib, one_line
 
 # UUID -> name of the guests that are known.
 Names: TypeAlias = Mapping[str, str]
 Told: TypeAlias = list[str]
+
+PROPERTIES_CHANGED: Final = ("org.freedesktop.DBus.Properties", "PropertiesChanged")
+OBJECTS: Final = "org.freedesktop.DBus.ObjectManager"
+# Guests' objects are below it.
+GUESTS: Final = f"{PATH}/guest/"
 
 
 def plain(value: Any) -> Any:
@@ -35,11 +40,11 @@ def told(signal: Signal, names: Names) -> Told:
     args = plain(list(signal.args))
     tell = KNOWN.get((signal.interface, signal.member))
     try:
-        texts = tell(args, names) if tell else [_generic(signal, args)]
+        texts = tell(args, names, signal.path) if tell else [_generic(signal, args)]
     except (TypeError, ValueError, KeyError, IndexError, AttributeError):
         # A later service may tell more than this program knows.
         texts = [_generic(signal, args)]
-    return [one_line(f"{signal.member}  {text}".rstrip()) for text in texts]
+    return [one_line(f"{signal.member}: {text}") for text in texts]
 
 
 def _generic(signal: Signal, args: Sequence[Any]) -> str:
@@ -60,17 +65,17 @@ def _name(entity: str, names: Names) -> str:
     return names.get(entity) or entity
 
 
-def _policies(args: Sequence[Any], _names: Names) -> Told:
+def _policies(args: Sequence[Any], _names: Names, _path: str) -> Told:
     generation, policies = args
     return [f"generation {generation}: {', '.join(policies) or 'no policies'}"]
 
 
-def _parameters(args: Sequence[Any], _names: Names) -> Told:
+def _parameters(args: Sequence[Any], _names: Names, _path: str) -> Told:
     (values,) = args
     return [", ".join(f"{name}={value}" for name, value in sorted(values.items())) or "none are set"]
 
 
-def _balloons(args: Sequence[Any], names: Names) -> Told:
+def _balloons(args: Sequence[Any], names: Names, _path: str) -> Told:
     (targets,) = args
     return [
         f"{_name(uuid, names)}: {mib(old / 1024)} -> {mib(new / 1024)} MiB{f': {reason}' if reason else ''}"
@@ -78,37 +83,53 @@ def _balloons(args: Sequence[Any], names: Names) -> Told:
     ]
 
 
-def _guests(args: Sequence[Any], names: Names) -> Told:
+def _guests(args: Sequence[Any], names: Names, _path: str) -> Told:
     added, removed = args
     return [f"{what}: {', '.join(_name(uuid, names) for uuid in who)}" for what, who in (("added", added), ("removed", removed)) if who]
 
 
-def _states(args: Sequence[Any], names: Names) -> Told:
+def _states(args: Sequence[Any], names: Names, _path: str) -> Told:
     (states,) = args
     return [f"{_name(uuid, names)}: {state}{f': {reason}' if reason else ''}" for uuid, state, reason in states]
 
 
-def _pressure(args: Sequence[Any], _names: Names) -> Told:
+def _pressure(args: Sequence[Any], _names: Names, _path: str) -> Told:
     level, some, full = args
     return [f"{level}: some {some:.2f} %, full {full:.2f} % of the last 10 s"]
 
 
-def _failures(args: Sequence[Any], names: Names) -> Told:
+def _failures(args: Sequence[Any], names: Names, _path: str) -> Told:
     (failures,) = args
     return [f"{_name(entity, names) or 'policy'}: {code} at {fragment}:{line}" for entity, code, fragment, line in failures]
 
 
-def _controls(args: Sequence[Any], names: Names) -> Told:
+def _controls(args: Sequence[Any], names: Names, _path: str) -> Told:
     (controls,) = args
     return [f"{_name(entity, names)}: {control}: {reason}" for entity, control, reason in controls]
 
 
-def _properties(args: Sequence[Any], _names: Names) -> Told:
+def _properties(args: Sequence[Any], names: Names, path: str) -> Told:
     interface, changed, invalidated = args
-    return [f"{interface}: {', '.join([*(f'{name}={_value(value)}' for name, value in changed.items()), *invalidated])}"]
+    told_of = names.get(uuid_of(path), "") or interface.rpartition(".")[2]
+    return [f"{told_of}: {', '.join([*(f'{name}={_value(value)}' for name, value in changed.items()), *invalidated])}"]
 
 
-KNOWN: Final[Mapping[tuple[str, str], Callable[[Sequence[Any], Names], Told]]] = {
+def _objects(args: Sequence[Any], names: Names, _path: str) -> Told:
+    path, interfaces = args
+    return [f"{names.get(uuid_of(path), '') or path}: {', '.join(interfaces)}"]
+
+
+def uuid_of(path: str) -> str:
+    """The UUID of the guest whose object this is; "" for other objects."""
+    return path.removeprefix(GUESTS).replace("_", "-") if path.startswith(GUESTS) else ""
+
+
+def is_only_figures(signal: Signal) -> bool:
+    """Whether it only says that figures have changed, as they do all the time, and not to what."""
+    return (signal.interface, signal.member) == PROPERTIES_CHANGED and len(signal.args) > 1 and not signal.args[1]
+
+
+KNOWN: Final[Mapping[tuple[str, str], Callable[[Sequence[Any], Names, str], Told]]] = {
     (POLICY, "PolicyChanged"): _policies,
     (POLICY, "ParametersChanged"): _parameters,
     (MANAGER, "BalloonTargetsChanged"): _balloons,
@@ -116,7 +137,9 @@ KNOWN: Final[Mapping[tuple[str, str], Callable[[Sequence[Any], Names], Told]]] =
     (MANAGER, "GuestStateChanged"): _states,
     (MANAGER, "PressureChanged"): _pressure,
     (MANAGER, "EvaluationFailed"): _failures,
-    (MANAGER, "EvaluationRecovered"): lambda args, _names: ["all is well again"] if not args else [_value(args)],
+    (MANAGER, "EvaluationRecovered"): lambda args, _names, _path: ["all is well again"] if not args else [_value(args)],
     (MANAGER, "ControlFailed"): _controls,
-    ("org.freedesktop.DBus.Properties", "PropertiesChanged"): _properties,
+    PROPERTIES_CHANGED: _properties,
+    (OBJECTS, "InterfacesAdded"): _objects,
+    (OBJECTS, "InterfacesRemoved"): _objects,
 }

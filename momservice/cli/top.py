@@ -54,16 +54,18 @@ def show_top(options: argparse.Namespace) -> int:
 
 
 async def _run(options: argparse.Namespace) -> None:
-    async with on_the_bus() as (connection, end):
-        client = Client(connection, deadline_s=DEADLINE_S)
-        # Before the terminal is taken: what goes wrong now is told as in other verbs.
-        view = await _poll(client)
-        top = Top(client, view, options)
-        if options.once or options.json or not can_steer():
-            await first_of(end, connection, top.print_frames(once=options.once))
-        else:
-            with Screen() as screen:
-                await first_of(end, connection, top.fill(screen, end))
+    async with on_the_bus(DEADLINE_S) as (connection, client, end):
+        await first_of(end, connection, _show(client, options, end))
+
+
+async def _show(client: Client, options: argparse.Namespace, end: asyncio.Future[None]) -> None:
+    # Before the terminal is taken: what goes wrong now is told as in other verbs.
+    top = Top(client, await _poll(client), options)
+    if options.once or options.json or not can_steer():
+        await top.print_frames(once=options.once)
+        return
+    with Screen() as screen:
+        await top.fill(screen, end)
 
 
 async def _poll(client: Client) -> View:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Verbs that go on until the user ends them: with a connection of their own, in an event loop."""
+"""Verbs that go on until the user ends them: with connections of their own, in an event loop."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from momservice.bus.connection import BusLost, Connection
-from momservice.client import ServiceUnavailable
+from momservice.client import Client, ServiceUnavailable
 
 GONE = "the connection to the system bus is gone"
 
@@ -22,10 +22,9 @@ def finish(end: asyncio.Future[None]) -> None:
 
 
 @asynccontextmanager
-async def on_the_bus() -> AsyncIterator[tuple[Connection, asyncio.Future[None]]]:
-    """A connection, and what is done when the user or the system wants the program to end: Ctrl-C, SIGTERM, the terminal is gone.
-
-    Raises ServiceUnavailable.
+async def on_the_bus(deadline_s: float) -> AsyncIterator[tuple[Connection, Client, asyncio.Future[None]]]:
+    """A connection for signals, a client for calls, and what is done when the user or the system wants the program to end: Ctrl-C,
+    SIGTERM, the terminal is gone. Raises ServiceUnavailable.
     """
     loop = asyncio.get_running_loop()
     end: asyncio.Future[None] = loop.create_future()
@@ -36,7 +35,11 @@ async def on_the_bus() -> AsyncIterator[tuple[Connection, asyncio.Future[None]]]
     except BusLost as error:
         raise ServiceUnavailable(str(error)) from error
     try:
-        yield connection, end
+        client = await Client.connect(deadline_s=deadline_s)
+        try:
+            yield connection, client, end
+        finally:
+            await client.close()
     finally:
         connection.close()
 

@@ -146,9 +146,11 @@ def test_files_and_beginnings(offered: Callable[..., list[set[str]]]) -> None:
         "momctl pause --reason pause --fo",
         "momctl policy get xy",
         "momctl stats policy xy",
+        "momctl log-level d",
+        "momctl top --sort b",
     )
     assert found[:4] == [files] * 4
-    assert found[4:] == [{"--explain"}, {"check"}, {"policy"}, {"--for"}, set(), set()]
+    assert found[4:] == [{"--explain"}, {"check"}, {"policy"}, {"--for"}, set(), set(), {"debug"}, {"balloon"}]
 
 
 def test_bash_knows_options_with_an_equals_sign(tmp_path: Path) -> None:

@@ -127,9 +127,10 @@ def test_what_is_no_number_is_left_out(odd: Value) -> None:
 
 
 def test_guests_are_counted_by_state() -> None:
-    guests: dict[str, Sample] = {"a": {"held": True}, "b": {"held": False}, "c": {"held": False}, "d": {}}
+    guests: dict[str, Sample] = {"a": {"held": True}, "b": {"held": False}, "c": {"held": False, "balloon_works": True}, "d": {}}
+    guests |= {"e": {"held": False, "balloon_works": False}, "f": {"held": True, "balloon_works": False}}
     told = text(State("0", "active", 0, 1000, True, True, 1, 1, {}, guests))
-    assert [value(told, "mom_guests", state=state) for state in ("managed", "held", "unknown")] == [2, 1, 1]
+    assert [value(told, "mom_guests", state=state) for state in ("managed", "held", "unmanaged", "unknown")] == [2, 2, 1, 1]
 
 
 def test_without_a_tally_what_only_the_service_counts_is_left_out() -> None:

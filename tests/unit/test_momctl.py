@@ -147,6 +147,12 @@ ONLINE = (
     ["pause"],
     ["resume"],
     ["reload"],
+    ["log-level", "debug"],
+    ["guests"],
+    ["ksm"],
+    ["metrics"],
+    ["top"],
+    ["monitor"],
 )
 
 
@@ -171,6 +177,11 @@ def test_without_a_bus_every_verb_says_so_and_exits_3(arguments: list[str]) -> N
         ["params", "set"],
         ["params", "set", "x"],
         ["pause", "--for", "-1"],
+        ["pause", "--for", "10 minutes"],
+        ["log-level"],
+        ["log-level", "loud"],
+        ["top", "--interval", "0"],
+        ["top", "--sort", "x"],
     ],
     ids=" ".join,
 )
@@ -192,6 +203,9 @@ def test_wrong_usage_exits_2(arguments: list[str]) -> None:
         ["policy", "format"],
         ["params", "set"],
         ["stats"],
+        ["top"],
+        ["monitor"],
+        ["pause"],
     ],
     ids=" ".join,
 )
