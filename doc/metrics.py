@@ -33,7 +33,7 @@ _FORMAT = (
     "values are the same, and rate() works. Guests are told apart by the labels `uuid` and `name`. A metric without a value now is left "
     "out."
 )
-_COUNTED = "What the service counts begins at 0 when it starts. It isn't on the bus, so the file has it and `momctl metrics` doesn't."
+_COUNTED = "What the service counts begins at 0 when it starts. The file has it; `momctl metrics`, which asks over the bus, hasn't."
 
 
 def metrics() -> Page:

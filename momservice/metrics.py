@@ -96,7 +96,7 @@ PAGES: Final[Scale] = ("bytes", lambda pages: pages * PAGE_BYTES)
 PERCENT: Final[Scale] = ("ratio", lambda percent: percent / 100)
 MILLISECONDS: Final[Scale] = ("seconds", lambda ms: ms / 1000)
 
-ONLY_FILE: Final = "counted by the service, only in its file"
+ONLY_FILE: Final = "only in the service's file"
 GUEST_LABELS: Final = ("uuid", "name")
 
 
@@ -263,10 +263,11 @@ def text(state: State) -> str:
         if metric.unit:
             lines.append(f"# UNIT {metric.family} {metric.unit}")
         lines.append(f"# HELP {metric.family} {metric.doc}")
+        name = metric.sample
         for labels, value in samples:
             if labels not in written:
                 written[labels] = _labels(labels)
-            lines.append(f"{metric.sample}{written[labels]} {int(value) if isinstance(value, bool) else value!r}")
+            lines.append(f"{name}{written[labels]} {int(value) if isinstance(value, bool) else value!r}")
     return "\n".join([*lines, "# EOF\n"])
 
 
@@ -276,5 +277,6 @@ def _labels(labels: Labels) -> str:
 
 def _escaped(value: str) -> str:
     """A label's value: it may come from anybody. No reader is to take a part of it for the end of a line."""
-    printable = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in value)
-    return printable.replace("\\", r"\\").replace('"', r"\"")
+    if not value.isprintable():
+        value = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in value)
+    return value.replace("\\", r"\\").replace('"', r"\"")

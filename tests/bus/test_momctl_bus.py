@@ -355,6 +355,21 @@ def test_ctrl_c_ends_top_and_puts_the_terminal_back(address: str, service: Servi
         assert termios.tcgetattr(momctl.inner) == momctl.settings
 
 
+def test_ctrl_z_gives_the_terminal_back_for_as_long_as_top_is_stopped(address: str, service: Service) -> None:
+    with Momctl(address, "top", terminal=True) as momctl:
+        momctl.saying("running")
+        momctl.type(b"\x1a")
+        momctl.saying("\x1b[?25h\x1b[?1049l")
+        pid = int(Path(f"/proc/{momctl.process.pid}/task/{momctl.process.pid}/children").read_text())
+        momctl.until(lambda _: Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T")
+        assert termios.tcgetattr(momctl.inner) == momctl.settings
+        before = len(momctl.said)
+        os.kill(pid, signal.SIGCONT)
+        assert momctl.saying("running", before).startswith(b"\x1b[?1049h\x1b[?25l")
+        momctl.type(b"q")
+        assert momctl.ended() == 0
+
+
 @pytest.mark.parametrize(("environment", "codes"), [({"NO_COLOR": "1"}, b"\x1b[32m"), ({"TERM": "dumb"}, b"\x1b")])
 def test_top_uses_no_codes_that_are_not_wanted(address: str, service: Service, environment: dict[str, str], codes: bytes) -> None:
     with Momctl(address, "top", terminal=True, **environment) as momctl:
