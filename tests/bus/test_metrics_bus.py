@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from prometheus_client import parser
@@ -26,10 +27,8 @@ def host() -> Iterator[Host]:
 
 def read(text: str) -> dict[str, float]:
     """The samples by name and first label, as both parsers read them."""
-    strict, old = ({(s.name, *s.labels.values()): float(s.value) for family in families for s in family.samples} for families in (
-        openmetrics.text_string_to_metric_families(text),  # type: ignore[no-untyped-call]
-        parser.text_string_to_metric_families(text),
-    ))  # fmt: skip
+    parsers: tuple[Callable[[str], Any], ...] = (openmetrics.text_string_to_metric_families, parser.text_string_to_metric_families)
+    strict, old = ({(s.name, *s.labels.values()): float(s.value) for family in parse(text) for s in family.samples} for parse in parsers)
     assert strict == old
     return {" ".join(key): value for key, value in strict.items()}
 
