@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal, TypeAlias
 
+from momservice.cli.findings import count
 from momservice.cli.output import DASH, one_line
 from momservice.cli.show import state_of
 from momservice.client import ServiceStatus, Statistics
@@ -97,7 +98,7 @@ def _summary(view: View) -> list[Line]:
     status = view.status
     look: Look = "good" if status.status == "active" and not view.problem else "bad"
     took = f"run took {status.evaluation_duration_us / 1000:.1f} ms" if status.last_evaluation_us else "no run yet"
-    rest = f"{status.guest_count} guests  generation {status.generation}  {took}"
+    rest = f"{count(status.guest_count, 'guest')}  generation {status.generation}  {took}"
     clock = time.strftime("%H:%M:%S", time.localtime(view.time_s))
     first: Line = [(f"{clock}  ", ""), ("away" if view.problem else status.status, look), (f"  {rest}", "")]
     reasons = [view.problem] if view.problem else list(status.status_reasons)

@@ -13,7 +13,7 @@ from typing import Final, TypeAlias
 from momservice.bus.connection import CallError, Connection, Signal
 from momservice.bus.names import MANAGER, NAME
 from momservice.cli.output import finite, local_time, say
-from momservice.cli.signals import is_only_figures, plain, told
+from momservice.cli.signals import is_noise, plain, told
 from momservice.cli.until import first_of, on_the_bus
 from momservice.cli.verbs import Verbs, add_verb
 from momservice.client import Client, ServiceUnavailable
@@ -34,7 +34,8 @@ Event: TypeAlias = tuple[int, Signal | str | None]
 def add(verbs: Verbs, json_option: argparse.ArgumentParser) -> None:
     """Add the verb."""
     verb = add_verb(verbs, "monitor", "print the service's signals as they come", monitor, more=MORE, parents=[json_option])
-    verb.add_argument("--all", action="store_true", help="also signals that only say that figures have changed: some with each sample")
+    what = "also signals that only say that figures have changed, and those of guests' objects, which say again what others do"
+    verb.add_argument("--all", action="store_true", help=what)
 
 
 def monitor(options: argparse.Namespace) -> int:
@@ -66,7 +67,7 @@ class _Monitor:
         while True:
             time_us, event = await self._events.get()
             if isinstance(event, Signal):
-                if is_only_figures(event) and not self._all:
+                if is_noise(event) and not self._all:
                     continue
                 await self._tell_signal(time_us, event)
             else:

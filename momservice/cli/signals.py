@@ -111,7 +111,7 @@ def _controls(args: Sequence[Any], names: Names, _path: str) -> Told:
 def _properties(args: Sequence[Any], names: Names, path: str) -> Told:
     interface, changed, invalidated = args
     told_of = names.get(uuid_of(path), "") or interface.rpartition(".")[2]
-    return [f"{told_of}: {', '.join([*(f'{name}={_value(value)}' for name, value in changed.items()), *invalidated])}"]
+    return [f"{told_of}: {', '.join([f'{name}={_value(value)}' for name, value in changed.items()] or invalidated)}"]
 
 
 def _objects(args: Sequence[Any], names: Names, _path: str) -> Told:
@@ -124,9 +124,11 @@ def uuid_of(path: str) -> str:
     return path.removeprefix(GUESTS).replace("_", "-") if path.startswith(GUESTS) else ""
 
 
-def is_only_figures(signal: Signal) -> bool:
-    """Whether it only says that figures have changed, as they do all the time, and not to what."""
-    return (signal.interface, signal.member) == PROPERTIES_CHANGED and len(signal.args) > 1 and not signal.args[1]
+def is_noise(signal: Signal) -> bool:
+    """Whether it only says that figures have changed, as they do all the time, or repeats for a guest's object what others tell of all."""
+    if (signal.interface, signal.member) == PROPERTIES_CHANGED:
+        return signal.path.startswith(GUESTS) or (len(signal.args) > 1 and not signal.args[1])
+    return signal.interface == OBJECTS
 
 
 KNOWN: Final[Mapping[tuple[str, str], Callable[[Sequence[Any], Names, str], Told]]] = {

@@ -14,7 +14,7 @@ from momservice.bus.names import MANAGER, PATH, POLICY
 from momservice.cli import control, ksm
 from momservice.cli.frames import ASCII, BLOCKS, KEPT, Format, History, Line, View, frame, sparkline
 from momservice.cli.screen import plain
-from momservice.cli.signals import is_only_figures, told
+from momservice.cli.signals import is_noise, told
 from momservice.client import ServiceStatus, Statistics
 from momservice.snapshot import Sample
 
@@ -125,6 +125,7 @@ def test_without_any_figures_a_frame_says_so() -> None:
 # --- signals -----------------------------------------------------------------------------------------------------------------------------
 
 NAMES = {ONE: "vm1"}
+PROPERTIES = "org.freedesktop.DBus.Properties"
 
 
 @pytest.mark.parametrize(
@@ -148,7 +149,7 @@ NAMES = {ONE: "vm1"}
             "org.freedesktop.DBus.Properties",
             "PropertiesChanged",
             [MANAGER, {"Status": Variant("s", "paused")}, ["LastEvaluation"]],
-            ["Manager: Status=paused, LastEvaluation"],
+            ["Manager: Status=paused"],
         ),
     ],
 )
@@ -180,12 +181,19 @@ def test_signals_of_a_guest_s_object_are_told_with_its_name() -> None:
     assert told(added, NAMES) == ["InterfacesAdded: vm1: org.ovirt.Mom1.Guest"]
 
 
-def test_signals_that_only_say_that_figures_change_are_known_as_such() -> None:
-    properties = "org.freedesktop.DBus.Properties"
-    assert is_only_figures(Signal(PATH, properties, "PropertiesChanged", [MANAGER, {}, ["LastEvaluation"]]))
-    assert not is_only_figures(Signal(PATH, properties, "PropertiesChanged", [MANAGER, {"Status": Variant("s", "x")}, []]))
-    assert not is_only_figures(Signal(PATH, MANAGER, "EvaluationRecovered", []))
-    assert not is_only_figures(Signal(PATH, properties, "PropertiesChanged", []))
+@pytest.mark.parametrize(
+    ("path", "interface", "member", "args", "noise"),
+    [
+        (PATH, PROPERTIES, "PropertiesChanged", [MANAGER, {}, ["LastEvaluation"]], True),
+        (PATH, PROPERTIES, "PropertiesChanged", [MANAGER, {"Status": Variant("s", "x")}, []], False),
+        (PATH, PROPERTIES, "PropertiesChanged", [], False),
+        (f"{PATH}/guest/x", PROPERTIES, "PropertiesChanged", ["org.ovirt.Mom1.Guest", {"State": Variant("s", "x")}, []], True),
+        (PATH, "org.freedesktop.DBus.ObjectManager", "InterfacesRemoved", [f"{PATH}/guest/x", []], True),
+        (PATH, MANAGER, "EvaluationRecovered", [], False),
+    ],
+)
+def test_signals_that_tell_nothing_new_are_known_as_such(path: str, interface: str, member: str, args: list[Any], noise: bool) -> None:
+    assert is_noise(Signal(path, interface, member, args)) == noise
 
 
 def test_a_signal_s_text_stays_on_its_line() -> None:
