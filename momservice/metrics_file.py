@@ -81,8 +81,11 @@ class MetricsFile(Watcher):
     def _begin(self) -> None:
         """Write, unless the last file is still being written."""
         self._begun_s = self._clock()
-        if (self._engine.metrics_file or self._file) and (self._writing is None or self._writing.done()):
-            self._writing = asyncio.ensure_future(self._renew(self._engine.metrics_file))
+        wanted = self._engine.metrics_file
+        if wanted is None and self._file is None:
+            self._tell("")
+        elif self._writing is None or self._writing.done():
+            self._writing = asyncio.ensure_future(self._renew(wanted))
 
     async def _renew(self, file: Path | None) -> None:
         state, before = self.state(), self._file

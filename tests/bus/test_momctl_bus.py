@@ -105,16 +105,23 @@ class Service:
 
 
 @pytest.fixture
-def address(tmp_path: Path) -> Iterator[str]:
+def daemon(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
     """A bus of our own."""
-    path, configuration = tmp_path / "bus", tmp_path / "bus.conf"
-    configuration.write_text(CONFIGURATION.format(path))
+    configuration = tmp_path / "bus.conf"
+    configuration.write_text(CONFIGURATION.format(tmp_path / "bus"))
     command = ["dbus-daemon", f"--config-file={configuration}", "--nofork", "--print-address"]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stdout.readline()
-        yield f"unix:path={path}"
+        yield process
         process.kill()
+
+
+@pytest.fixture
+def address(daemon: subprocess.Popen[bytes], tmp_path: Path) -> str:
+    """Where it is."""
+    assert daemon.poll() is None
+    return f"unix:path={tmp_path}/bus"
 
 
 @pytest.fixture
@@ -285,6 +292,17 @@ def test_without_a_bus_they_say_so(tmp_path: Path, verb: str) -> None:
         status, said = momctl.whole()
     assert (status, said.count("\n")) == (3, 1)
     assert "cannot connect to the system bus" in said
+
+
+@pytest.mark.parametrize(("verb", "sign"), [("monitor", "the service is there"), ("top", "running")])
+@pytest.mark.usefixtures("service")
+def test_when_the_bus_goes_they_say_so_and_end(address: str, daemon: subprocess.Popen[bytes], verb: str, sign: str) -> None:
+    with Momctl(address, verb, terminal=True) as momctl:
+        momctl.saying(sign)
+        daemon.kill()
+        assert momctl.ended() == 3
+        assert momctl.said.splitlines()[-1].endswith(b"momctl: the connection to the system bus is gone")
+        assert termios.tcgetattr(momctl.inner) == momctl.settings
 
 
 def test_top_without_a_service_says_how_to_start_it(address: str) -> None:

@@ -256,7 +256,17 @@ def test_without_a_file_nothing_is_written(tmp_path: Path) -> None:
         assert writer._writing is None
         await writer.end()
 
-    assert tried(work, None).reasons == []
+    assert tried(work, None).reasons == [""]
+
+
+def test_a_file_that_could_not_be_written_and_is_not_wanted_any_more_is_no_reason(tmp_path: Path) -> None:
+    async def work(writer: MetricsFile, engine: FakeEngine, _clock: Clock) -> None:
+        writer.ran(RUN)
+        await written(writer)
+        engine.metrics_file = None
+        writer.ran(RUN)
+
+    assert tried(work, tmp_path / "none" / "mom.prom").reasons == ["the metrics file can't be written: No such file or directory", ""]
 
 
 def test_what_cannot_be_written_is_a_reason_without_its_path_and_ends_with_the_cause(tmp_path: Path) -> None:
