@@ -30,7 +30,7 @@ class Place(NamedTuple):
 
     words: tuple[str, ...]
     arguments: Sequence[Argument]
-    verbs: Mapping[str, str]
+    verbs: dict[str, str]
 
     @property
     def path(self) -> str:
@@ -41,6 +41,12 @@ class Place(NamedTuple):
     def options(self) -> list[Argument]:
         """The arguments that are options."""
         return [argument for argument in self.arguments if argument.names]
+
+    @property
+    def choices(self) -> list[str]:
+        """What may stand here as an argument, if there are few such."""
+        values = [argument.value or "" for argument in self.arguments if not argument.names and argument.value != FILE]
+        return " ".join(values).split()
 
     @property
     def files(self) -> bool:
@@ -100,7 +106,8 @@ def bash(program: str, known: Sequence[Place]) -> str:
         for name in option.names
     }
     here = {
-        place.path: f"verbs={shlex.quote(' '.join(place.verbs))} options={shlex.quote(_names(place.options))} files={'1' * place.files}"
+        place.path: f"verbs={shlex.quote(' '.join([*place.verbs, *place.choices]))} options={shlex.quote(_names(place.options))} "
+        f"files={'1' * place.files}"
         for place in known
     }
     name = f"_{program.replace('-', '_')}"
@@ -143,7 +150,8 @@ def zsh(program: str, known: Sequence[Place]) -> str:
         for name in option.names
     }
     here = {
-        place.path: f"verbs=({_described(place.verbs)}) options=({_described(_by_name(place))}) files={'1' * place.files}"
+        place.path: f"verbs=({_described(place.verbs | dict.fromkeys(place.choices, ''))}) options=({_described(_by_name(place))}) "
+        f"files={'1' * place.files}"
         for place in known
     }
     return f"""#compdef {program}
@@ -214,6 +222,8 @@ complete -c {program} -f
 def _fish_lines(begin: str, place: Place) -> Iterator[str]:
     for verb, what in place.verbs.items():
         yield f"{begin} -a {verb} -d {_fish_quoted(what)}"
+    if place.choices:
+        yield f"{begin} -a {_fish_quoted(' '.join(place.choices))}"
     for option in place.options:
         names = " ".join(f"-l {name[2:]}" if name.startswith("--") else f"-s {name[1:]}" for name in option.names)
         yield f"{begin} {names}{_fish_value(option.value)} -d {_fish_quoted(option.what)}"

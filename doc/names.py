@@ -43,7 +43,7 @@ def fields() -> Page:
         yield from section("Properties", Text("`(Host.Prop 'name')` and `(guest.Prop 'name')` give what doesn't change."))
         yield from (Entry(f"host {name}", doc) for name, doc in HOST_PROPERTIES.items())
         yield from (Entry(f"guest {name}", doc) for name, doc in GUEST_PROPERTIES.items())
-        yield from section("See also", Text("mom-policy(5), momd.conf(5), momservice(8)"))
+        yield from section("See also", Text("mom-policy(5), mom-metrics(7), momd.conf(5), momservice(8)"))
 
     return Page("mom-fields", 7, "fields and controls of policies of the Memory Overcommitment Manager", blocks())
 

@@ -16,6 +16,7 @@ from blocks import Page, markdown, roff
 from cases import cases_and_snapshots
 from interfaces import interfaces
 from language import policy
+from metrics import metrics
 from names import fields
 from programs import configuration, program
 
@@ -29,9 +30,10 @@ PAGES: Final[Mapping[str, Callable[[], Page]]] = {
     "mom-policy-test.5": cases_and_snapshots,
     "org.ovirt.Mom1.5": interfaces,
     "mom-fields.7": fields,
+    "mom-metrics.7": metrics,
     "momservice.8": lambda: program(service.arguments(), 8, "momd.conf(5), mom-policy(5), momctl(1)"),
     "mom-rpc-bridge.8": lambda: program(bridge.arguments(), 8, "momservice(8), momd.conf(5), systemd.socket(5)"),
-    "momctl.1": lambda: program(momctl.arguments(), 1, "mom-policy(5), mom-policy-test(5), momservice(8), momd.conf(5)"),
+    "momctl.1": lambda: program(momctl.arguments(), 1, "mom-policy(5), mom-policy-test(5), mom-metrics(7), momservice(8), momd.conf(5)"),
 }
 
 

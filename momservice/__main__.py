@@ -24,6 +24,7 @@ from momservice.explanations import Explainer
 from momservice.hypervisor.libvirt_source import Hypervisor
 from momservice.hypervisor.workers import DeadlineMissed, NoThreadLeft, Workers
 from momservice.keeping import Keeper
+from momservice.metrics_file import MetricsFile
 from momservice.notify import notify
 
 log = logging.getLogger("momservice")
@@ -122,6 +123,8 @@ async def serve(settings: config.Config, read: Callable[[], config.Config]) -> i
     keeper = Keeper(folder, disk, policies, engine)
     await policies.start(settings)
     await keeper.restore()
+    metrics = MetricsFile(engine, lambda: policies.generation)
+    engine.watchers.all.append(metrics)
     explainer = Explainer(engine.runs, partial(offload, Workers(1, "explain"), EXPLAIN_DEADLINE_S, EXPLAINING))
     service.publish(connection, engine, policies, explainer, workshop.balloon_works)
     await connection.own(BUS_NAME)
@@ -129,7 +132,7 @@ async def serve(settings: config.Config, read: Callable[[], config.Config]) -> i
     await keeper.keep()
     notify("READY=1")
     log.info("momservice %s runs", __version__)
-    return await until_the_end(connection, engine, keeper)
+    return await until_the_end(connection, engine, keeper, metrics)
 
 
 def configure(read: Callable[[], config.Config], workshop: parts.Workshop) -> tuple[config.Config, Parts]:
@@ -138,7 +141,7 @@ def configure(read: Callable[[], config.Config], workshop: parts.Workshop) -> tu
     return settings, workshop.parts(settings)
 
 
-async def until_the_end(connection: Connection, engine: Engine, keeper: Keeper) -> int:
+async def until_the_end(connection: Connection, engine: Engine, keeper: Keeper, metrics: MetricsFile) -> int:
     """Run the engine. 0 after SIGTERM or SIGINT, 1 when the bus went or the engine ended by itself. SIGHUP reloads."""
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
@@ -160,7 +163,8 @@ async def until_the_end(connection: Connection, engine: Engine, keeper: Keeper) 
         return 1
     notify("STOPPING=1")
     runs.cancel()
-    await asyncio.wait({loop.create_task(engine.stop()), loop.create_task(keeper.keep())}, timeout=STOP_DEADLINE_S)
+    last = (engine.stop(), keeper.keep(), metrics.end())
+    await asyncio.wait({loop.create_task(work) for work in last}, timeout=STOP_DEADLINE_S)
     return 0
 
 

@@ -265,10 +265,13 @@ def _parameter(found: Mapping[str, Variant]) -> Parameter:
 class BlockingClient:
     """The service, for programs without an event loop. Methods are those of `Client`; any thread may call them."""
 
-    def __init__(self, address: str | None = None, *, interactive: bool = False, deadline_s: float = DEADLINE_S) -> None:
+    def __init__(
+        self, address: str | None = None, *, interactive: bool = False, deadline_s: float = DEADLINE_S, kind: type[Client] = Client
+    ) -> None:
+        """`kind`: what makes the calls."""
         self._thread = LoopThread("mom-client")
         try:
-            self._client = self._wait(Client.connect(address, interactive=interactive, deadline_s=deadline_s))
+            self._client = self._wait(kind.connect(address, interactive=interactive, deadline_s=deadline_s))
         except BaseException:
             self._thread.close()
             raise

@@ -157,7 +157,9 @@ class Config:
     plot_dir: Path | None = setting("main", "plot-dir", "", path, "not built yet: accepted with a warning")
     rpc_socket: Path | None = setting("main", "rpc-port", "-1", rpc_port, "-1, or the socket of mom-rpc-bridge(8), which systemd opens")
     on_stop: str = setting("main", "on-stop", "keep", on_stop, "keep balloons as they are; deflate is not built yet: warning")
-    metrics_file: Path | None = setting("main", "metrics-file", "", path, "not built yet: accepted with a warning")
+    metrics_file: Path | None = setting(
+        "main", "metrics-file", "", path, "a file NAME.prom of metrics for node_exporter, renewed with each policy run; see mom-metrics(7)"
+    )
     policy: Path | None = setting("main", "policy", "", path, "a policy file; its fragment is named 50_main_")
     policy_dir: Path | None = setting("main", "policy-dir", "", path, "a directory of *.policy; a fragment is named as its file")
     multi_thread: str = setting("main", "guest-manager-multi-thread", "", anything, "accepted for old files, no effect")
@@ -289,10 +291,10 @@ def _line_of(text: str, section: str, key: str = "") -> int:
 def _warnings(config: Config) -> Iterator[str]:
     if config.hypervisor_interface != "libvirt":
         yield f"hypervisor-interface: {config.hypervisor_interface} means libvirt here"
-    unbuilt = {"plot-dir": config.plot_dir, "metrics-file": config.metrics_file}
-    for key in (key for key, value in unbuilt.items() if value):
-        yield f"{key} has no effect yet"
+    if config.plot_dir:
+        yield "plot-dir has no effect yet"
     yield from _bridge_warnings(config.rpc_socket)
+    yield from _doubts_of_metrics(config.metrics_file)
     if config.libvirt_uri not in ("", HELPER_URI):
         yield f"libvirt-hypervisor-uri: guests are read there, but momhelper-guests moves balloons at {HELPER_URI} only"
     if config.on_stop == "deflate":
@@ -308,6 +310,12 @@ def _bridge_warnings(rpc_socket: Path | None) -> Iterator[str]:
         yield f"rpc-port: {rpc_socket} has no effect: {BRIDGE_UNIT} is not installed"
     elif rpc_socket.resolve() not in {Path(place).resolve() for place in places}:
         yield f"rpc-port: {rpc_socket} has no effect: {BRIDGE_UNIT} listens on {', '.join(places) or 'nothing'}"
+def _doubts_of_metrics(file: Path | None) -> Iterator[str]:
+    """What keeps metrics from being written or found; both can be put right while the service runs."""
+    if file and not file.parent.is_dir():
+        yield f"metrics-file: {file.parent} is not a folder: nothing is written until it is one"
+    if file and file.suffix != ".prom":
+        yield f"metrics-file: node_exporter reads only files whose name ends in .prom, not {file.name}"
 
 
 def needs_restart(old: Config, new: Config) -> list[str]:

@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Protocol
 
 from momservice.acting import Actor
@@ -112,6 +113,11 @@ class Engine:
         self.evaluation_duration_us = 0
 
     # What clients see
+
+    @property
+    def metrics_file(self) -> Path | None:
+        """Where the configuration in force wants metrics; None: nowhere."""
+        return self._config.metrics_file
 
     @property
     def interval_ms(self) -> int:

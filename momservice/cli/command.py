@@ -6,18 +6,23 @@ from __future__ import annotations
 import argparse
 import io
 import os
+import signal
 import sys
 from collections.abc import Sequence
 
 from momservice import __version__
 from momservice.bus.connection import CallError
-from momservice.cli import explain, parameters, policies, record, show
-from momservice.cli.output import Problem, Usage, complain
+from momservice.cli import control, explain, ksm, metrics, monitor, parameters, policies, record, show, top
+from momservice.cli.output import Problem, Usage, complain, say
+from momservice.cli.service import add_asking
 from momservice.client import ServiceUnavailable
-from momservice.errors import InteractiveAuthorizationRequired
+from momservice.errors import AccessDenied, InteractiveAuthorizationRequired
 
-FAILED, WRONG_USAGE, NO_SERVICE = 1, 2, 3
-EXITS = "Exit status: 0 done, 1 failed or refused, 2 wrong usage, 3 no service there."
+FAILED, WRONG_USAGE, NO_SERVICE, NOT_ALLOWED, INTERRUPTED = 1, 2, 3, 4, 130
+EXITS = (
+    "Exit status: 0 done, 1 failed or refused, 2 wrong usage, 3 no service there, 4 not allowed. Verbs that go on until they are ended, "
+    "top and monitor, end with 0 then; others that are interrupted end as the signal ends them."
+)
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -26,12 +31,11 @@ def arguments() -> argparse.ArgumentParser:
     json_option.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print JSON")
     description = "Talk to the Memory Overcommitment Manager."
     parser = argparse.ArgumentParser("momctl", description=description, epilog=EXITS, parents=[json_option])
+    add_asking(parser)
     parser.add_argument("--version", action="version", version=f"momctl {__version__}")
     verbs = parser.add_subparsers(metavar="VERB", required=True)
-    show.add(verbs, json_option)
-    policies.add(verbs, json_option)
-    parameters.add(verbs, json_option)
-    explain.add(verbs, json_option)
+    for part in (show, top, ksm, policies, parameters, explain, control, monitor, metrics):
+        part.add(verbs, json_option)
     record.add(verbs)
     return parser
 
@@ -50,14 +54,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         complain(str(error))
         return NO_SERVICE
     except InteractiveAuthorizationRequired as error:
-        complain(f"{error}; run momctl as root, or start a polkit agent for this session (pkttyagent)")
-        return FAILED
+        complain(f"{error}; run momctl as root, or at a terminal, where a password can be asked for")
+        return NOT_ALLOWED
+    except AccessDenied as error:
+        complain(str(error))
+        return NOT_ALLOWED
     except Usage as error:
         complain(str(error))
         return WRONG_USAGE
-    except (CallError, Problem) as error:
+    except Problem as error:
+        complain(str(error))
+        say(error.more, sys.stderr)
+        return FAILED
+    except CallError as error:
         complain(str(error))
         return FAILED
+    except KeyboardInterrupt:
+        # What had to be put in order is; the shell is to see what has ended it.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        signal.raise_signal(signal.SIGINT)
+        return INTERRUPTED
     except BrokenPipeError:
         # Whoever read our output has gone: python's last flush must not complain of it again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -12,7 +12,7 @@ from typing import Final
 from momservice.bus.names import MAX_RUNS
 from momservice.cli.findings import count
 from momservice.cli.output import local_time, one_line, say, say_json
-from momservice.cli.service import connected, guest_uuid
+from momservice.cli.service import add_asking, connected, guest_uuid
 from momservice.cli.values import plain_calls, readable, written
 from momservice.cli.verbs import Verbs, add_verb
 from momservice.explanations import Explanation
@@ -38,11 +38,12 @@ def add(verbs: Verbs, json_option: argparse.ArgumentParser) -> None:
     parser.add_argument("entity", metavar="GUEST", help=f'a guest (name or UUID), or "{HOST}"')
     runs = f"how many of the last runs, 1 to {MAX_RUNS} (default: 1)"
     parser.add_argument("--runs", type=int, choices=range(1, MAX_RUNS + 1), default=1, metavar="N", help=runs)
+    add_asking(parser)
 
 
 def explain(options: argparse.Namespace) -> int:
     """`momctl explain`."""
-    with connected() as client:
+    with connected(options) as client:
         entity = HOST if options.entity == HOST else guest_uuid(client, options.entity).lower()
         rows = client.explain(entity, options.runs)
         names = dict(client.active_guests())

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 import resource
@@ -19,7 +20,11 @@ DASH = "-"
 
 
 class Problem(Exception):
-    """Something that the user can put right: one line, exit status 1."""
+    """Something that the user can put right: one line, exit status 1. `more`: lines that show it, "" for none."""
+
+    def __init__(self, text: str, more: str = "") -> None:
+        super().__init__(text)
+        self.more = more
 
 
 class Usage(Problem):
@@ -47,20 +52,29 @@ def one_line(text: str) -> str:
 
 
 def say_json(value: Any) -> None:
-    """Print JSON. Infinite numbers and NaN, which it lacks, become null."""
-    say(json.dumps(_finite(value), indent=2))
+    """Print JSON."""
+    say(json.dumps(finite(value), indent=2))
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """The value with null for infinite numbers and NaN, which JSON lacks."""
     match value:
         case dict():
-            return {key: _finite(item) for key, item in value.items()}
+            return {key: finite(item) for key, item in value.items()}
         case list() | tuple():
-            return [_finite(item) for item in value]
+            return [finite(item) for item in value]
         case float() if not math.isfinite(value):
             return None
         case _:
             return value
+
+
+def say_done(options: argparse.Namespace, text: str = "", **told: Any) -> None:
+    """Says that something has been done: a line, if there is something to say, or as JSON what is `told`."""
+    if options.json:
+        say_json(told)
+    elif text:
+        say(text)
 
 
 def say_table(header: Sequence[str], rows: Sequence[Sequence[str]], right: frozenset[int] = frozenset()) -> None:

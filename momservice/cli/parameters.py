@@ -9,8 +9,8 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
-from momservice.cli.output import Problem, local_time, say, say_json, say_table, shown
-from momservice.cli.service import connected
+from momservice.cli.output import Problem, local_time, say, say_done, say_json, say_table, shown
+from momservice.cli.service import add_asking, connected
 from momservice.cli.verbs import Verbs, add_verb
 from momservice.client import Parameter, Scalar
 
@@ -32,7 +32,8 @@ def add(verbs: Verbs, json_option: argparse.ArgumentParser) -> None:
         ("set", set_parameters, "set these and leave the others"),
         ("replace", replace_parameters, "set these; all others go back to the policies' defaults"),
     ):
-        parser = add_verb(actions, action, help_text, run, epilog=VALUES)
+        parser = add_verb(actions, action, help_text, run, parents=[json_option], epilog=VALUES)
+        add_asking(parser)
         parser.add_argument("values", nargs="+" if action == "set" else "*", type=assignment, metavar="NAME=VALUE")
 
 
@@ -86,13 +87,15 @@ def _row(name: str, parameter: Parameter) -> Sequence[str]:
 
 def set_parameters(options: argparse.Namespace) -> int:
     """`momctl params set`."""
-    with connected() as client:
-        say(f"generation {client.set_parameters(dict(options.values))}")
+    with connected(options) as client:
+        generation = client.set_parameters(dict(options.values))
+    say_done(options, f"generation {generation}", generation=generation)
     return 0
 
 
 def replace_parameters(options: argparse.Namespace) -> int:
     """`momctl params replace`."""
-    with connected() as client:
-        say(f"generation {client.replace_parameters(dict(options.values))}")
+    with connected(options) as client:
+        generation = client.replace_parameters(dict(options.values))
+    say_done(options, f"generation {generation}", generation=generation)
     return 0

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""momctl status, stats, pause, resume, reload."""
+"""momctl status, stats, guests."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from momservice.cli.service import connected, guest_uuid
 from momservice.cli.verbs import Verbs, add_verb
 from momservice.client import BlockingClient, ServiceStatus
 from momservice.fields import EntityKind
-from momservice.snapshot import Sample
+from momservice.snapshot import EMPTY, Sample
 
 if TYPE_CHECKING:
     # At run time it would bring along all that a service needs.
@@ -31,19 +31,7 @@ def add(verbs: Verbs, json_option: argparse.ArgumentParser) -> None:
     add_verb(verbs, "status", "how the service is, and why", show_status, parents=[json_option])
     stats = add_verb(verbs, "stats", "the newest figures of host and guests", show_stats, parents=[json_option])
     stats.add_argument("guest", nargs="?", metavar="GUEST", help="only this guest (name or UUID), with all its fields")
-    pause = add_verb(verbs, "pause", "stop deciding; knobs and balloons stay as they are", pause_service)
-    pause.add_argument("--reason", default="", metavar="TEXT", help="why; `momctl status` shows it")
-    pause.add_argument(
-        "--seconds", type=_seconds, default=0, metavar="N", help="end by itself after so long (default: with `momctl resume`)"
-    )
-    add_verb(verbs, "resume", "end a pause", resume_service)
-    add_verb(verbs, "reload", "read configuration and policy files again", reload_service)
-
-
-def _seconds(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or int(text) >= 1 << 32:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a number of seconds")
-    return int(text)
+    add_verb(verbs, "guests", "the guests that are monitored, with their UUIDs", show_guests, parents=[json_option])
 
 
 def show_status(options: argparse.Namespace) -> int:
@@ -112,33 +100,28 @@ def _show_all(client: BlockingClient, *, as_json: bool) -> None:
         say_table(GUEST_HEADER, sorted(rows), frozenset(range(1, len(GUEST_FIELDS) + 2)))
 
 
+def show_guests(options: argparse.Namespace) -> int:
+    """`momctl guests`."""
+    with connected() as client:
+        statistics, guests = client.statistics().guests, client.active_guests()
+    samples = {uuid: statistics.get(uuid, EMPTY) for uuid, _ in guests}
+    if options.json:
+        known = ("libvirt_state", "held", "balloon_works", "mergeable")
+        say_json([{"uuid": uuid, "name": name, **{field: samples[uuid].get(field) for field in known}} for uuid, name in guests])
+    elif guests:
+        say_table(("GUEST", "UUID", "STATE"), [(name, uuid, state_of(samples[uuid])) for uuid, name in guests])
+    else:
+        say("no guests")
+    return 0
+
+
 def _guest_row(name: str, sample: Sample) -> list[str]:
-    return [name, *(mib(sample.get(field)) for field in GUEST_FIELDS), pages_mib(sample.get("rss")), _state(sample)]
+    return [name, *(mib(sample.get(field)) for field in GUEST_FIELDS), pages_mib(sample.get("rss")), state_of(sample)]
 
 
-def _state(sample: Sample) -> str:
+def state_of(sample: Sample) -> str:
+    """A guest's state in words."""
     number = sample.get("libvirt_state")
     state = STATES[number] if isinstance(number, int) and 0 <= number < len(STATES) else DASH
     notes = [note for name, bad, note in (("held", True, "held"), ("balloon_works", False, "no balloon")) if sample.get(name) is bad]
     return ", ".join([state, *notes])
-
-
-def pause_service(options: argparse.Namespace) -> int:
-    """`momctl pause`."""
-    with connected() as client:
-        client.pause(options.reason, options.seconds)
-    return 0
-
-
-def resume_service(_options: argparse.Namespace) -> int:
-    """`momctl resume`."""
-    with connected() as client:
-        client.resume()
-    return 0
-
-
-def reload_service(_options: argparse.Namespace) -> int:
-    """`momctl reload`."""
-    with connected() as client:
-        client.reload()
-    return 0

@@ -11,7 +11,7 @@ from typing import Final, TypeVar
 from momservice.cli.findings import count, plain, say_findings
 from momservice.cli.output import say, say_json, say_table
 from momservice.cli.policy_files import PolicyFile, add_files, read_policies, texts
-from momservice.cli.service import connected
+from momservice.cli.service import add_asking, connected
 from momservice.cli.values import readable, written
 from momservice.cli.verbs import Verbs, add_verb
 from momservice.client import BlockingClient, Evaluation
@@ -32,7 +32,9 @@ NAMED: Final = 5
 def add(actions: Verbs, json_option: argparse.ArgumentParser) -> None:
     """Add the verb."""
     what = "show what would change if policies were loaded"
-    add_files(add_verb(actions, "try", what, try_policies, more=MORE, parents=[json_option]))
+    parser = add_verb(actions, "try", what, try_policies, more=MORE, parents=[json_option])
+    add_files(parser)
+    add_asking(parser)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +55,7 @@ class _Change:
 def try_policies(options: argparse.Namespace) -> int:
     """`momctl policy try`."""
     given = read_policies(options.files)
-    with connected() as client:
+    with connected(options) as client:
         there = {name: PolicyFile("in force", text) for name, text in client.policies().items()}
         policies = {**there, **given}
         (now, then), still = _undisturbed(client, lambda: (client.evaluate_now({}), client.evaluate_now(texts(policies))))

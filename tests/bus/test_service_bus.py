@@ -540,9 +540,26 @@ def test_a_recording_ends_when_it_is_told_to_and_its_last_line_is_whole(host: Ho
 
 
 def test_momctl_tells_a_refusal_in_one_line(host: Host) -> None:
-    for done in (momctl(host, "pause", user="alice"), momctl(host, "policy", "set", "-", stdin="(")):
-        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
-    assert "org.ovirt.mom1.control" in momctl(host, "pause", user="alice").stderr
+    done = momctl(host, "pause", user="alice")
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (4, "", 1)
+    assert "org.ovirt.mom1.control" in done.stderr
+
+
+def test_momctl_shows_the_line_of_a_policy_that_is_refused(host: Host, client: BlockingClient) -> None:
+    done = momctl(host, "policy", "set", "-", stdin="(defvar a 1)\n(+ a bb)\n")
+    assert (done.returncode, done.stdout) == (1, "")
+    refusal, line, caret = done.stderr.splitlines()
+    assert refusal.startswith("momctl: 50_main_:2:6: ")
+    assert (line, caret) == ("(+ a bb)", "     ^")
+
+
+def test_momctl_tells_changes_as_json_too(host: Host, client: BlockingClient) -> None:
+    told = json.loads(momctl(host, "--json", "policy", "set", "-", stdin="(+ 1 2)\n").stdout)
+    assert told == {"generation": client.status().generation, "loaded": ["50_main_"]}
+    told = json.loads(momctl(host, "params", "set", "--json", "threshold=9").stdout)
+    assert told == {"generation": client.status().generation}
+    assert json.loads(momctl(host, "pause", "--for", "1h", "--json").stdout) == {}
+    assert client.status().status == "paused"
 
 
 def test_momctl_without_the_service_says_how_to_start_it(host: Host) -> None:

@@ -143,12 +143,14 @@ def test_files_and_beginnings(offered: Callable[..., list[set[str]]]) -> None:
         "momctl policy eval --snapshot xy_two.policy --exp",
         "momctl policy ch",
         "momctl --json pol",
-        "momctl pause --reason pause --sec",
+        "momctl pause --reason pause --fo",
         "momctl policy get xy",
         "momctl stats policy xy",
+        "momctl log-level d",
+        "momctl top --sort b",
     )
     assert found[:4] == [files] * 4
-    assert found[4:] == [{"--explain"}, {"check"}, {"policy"}, {"--seconds"}, set(), set()]
+    assert found[4:] == [{"--explain"}, {"check"}, {"policy"}, {"--for"}, set(), set(), {"debug"}, {"balloon"}]
 
 
 def test_bash_knows_options_with_an_equals_sign(tmp_path: Path) -> None:

@@ -107,10 +107,19 @@ def test_a_device_is_not_read(tmp_path: Path) -> None:
 def test_what_has_no_effect_yet_is_said(tmp_path: Path) -> None:
     text = (
         "[main]\nlibvirt-hypervisor-uri: test:///default\nhypervisor-interface: vdsm\n"
-        "plot-dir: /p\nmetrics-file: /m\nrpc-port: /s\non-stop: deflate\n"
+        "plot-dir: /p\nrpc-port: /s\non-stop: deflate\n"
     )
     settings = config.load(write(tmp_path, text))
-    assert len(settings.warnings) == 6
+    assert len(settings.warnings) == 5
+
+
+def test_a_metrics_file_that_cannot_be_written_or_found_is_said(tmp_path: Path) -> None:
+    def warnings(file: Path) -> list[str]:
+        return [text.partition(":")[2] for text in config.load(write(tmp_path, f"[main]\nmetrics-file: {file}\n")).warnings]
+
+    assert warnings(tmp_path / "mom.prom") == []
+    assert warnings(tmp_path / "none" / "mom.prom") == [f" {tmp_path / 'none'} is not a folder: nothing is written until it is one"]
+    assert warnings(tmp_path / "mom.txt") == [" node_exporter reads only files whose name ends in .prom, not mom.txt"]
 
 
 def test_a_socket_of_old_is_compared_with_the_unit_that_opens_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -71,6 +71,7 @@ def test_an_installation_has_everything_at_its_place(tmp_path: Path) -> None:
         "usr/share/man/man5/mom-policy.5",
         "usr/share/man/man5/mom-policy-test.5",
         "usr/share/man/man7/mom-fields.7",
+        "usr/share/man/man7/mom-metrics.7",
         "usr/share/man/man8/momservice.8",
         "usr/share/man/man8/mom-rpc-bridge.8",
         "usr/share/doc/mom/tutorial.md",

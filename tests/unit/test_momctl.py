@@ -152,6 +152,12 @@ ONLINE = (
     ["pause"],
     ["resume"],
     ["reload"],
+    ["log-level", "debug"],
+    ["guests"],
+    ["ksm"],
+    ["metrics"],
+    ["top"],
+    ["monitor"],
 )
 
 
@@ -182,7 +188,12 @@ def test_without_a_bus_every_verb_says_so_and_exits_3(arguments: list[str]) -> N
         ["record", "x", "--seconds", "1", "--snapshots", "1"],
         ["params", "set"],
         ["params", "set", "x"],
-        ["pause", "--seconds", "-1"],
+        ["pause", "--for", "-1"],
+        ["pause", "--for", "10 minutes"],
+        ["log-level"],
+        ["log-level", "loud"],
+        ["top", "--interval", "0"],
+        ["top", "--sort", "x"],
     ],
     ids=" ".join,
 )
@@ -208,6 +219,9 @@ def test_wrong_usage_exits_2(arguments: list[str]) -> None:
         ["record"],
         ["params", "set"],
         ["stats"],
+        ["top"],
+        ["monitor"],
+        ["pause"],
     ],
     ids=" ".join,
 )

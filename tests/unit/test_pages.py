@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from momservice import config, snapshot_file
+from momservice import config, metrics, snapshot_file
 from momservice.bus.connection import load_interfaces
 from momservice.bus.names import XML
 from momservice.bus.polkit import ACTIONS, FREE
@@ -35,10 +35,10 @@ from cases import CASES, SNAPSHOT  # noqa: E402 - see above
 from language import EXAMPLE, LEXEMES, Lexeme, written  # noqa: E402 - see above
 
 PAGES = (
-    *("momd.conf.5", "mom-policy.5", "mom-policy-test.5", "org.ovirt.Mom1.5", "mom-fields.7"),
+    *("momd.conf.5", "mom-policy.5", "mom-policy-test.5", "org.ovirt.Mom1.5", "mom-fields.7", "mom-metrics.7"),
     *("momservice.8", "mom-rpc-bridge.8", "momctl.1"),
 )
-ON_FORGES = ("mom-policy.5", "mom-policy-test.5", "mom-fields.7")
+ON_FORGES = ("mom-policy.5", "mom-policy-test.5", "mom-fields.7", "mom-metrics.7")
 
 
 @cache
@@ -163,6 +163,15 @@ def test_every_field_is_with_its_collector_and_every_control_with_its_range() ->
 def test_what_is_not_built_yet_is_marked_and_nothing_else() -> None:
     marked = re.findall(r"(\w+(?:, \w+)*) \(not built yet\)", shown("mom-fields.7"))
     assert {name for names in marked for name in names.split(", ")} == {*planned.PLANNED, *planned_controllers.CONTROLLERS}
+
+
+def test_every_metric_and_every_field_without_one_is_on_its_page() -> None:
+    text = shown("mom-metrics.7")
+    for metric in metrics.TABLE:
+        assert f" {metric.sample}" in text
+        assert f" {metric.doc[0].upper()}{metric.doc[1:]} (" in text
+    for kind, fields in metrics.LEFT_OUT.items():
+        assert [name for name in fields if f" {kind} {name} " not in text] == []
 
 
 # --- the language ------------------------------------------------------------------------------------------------------------------------
