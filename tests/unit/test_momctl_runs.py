@@ -68,7 +68,7 @@ class Service:
 
 def serve(monkeypatch: pytest.MonkeyPatch, service: Service) -> None:
     for module in (explain, record, trial):
-        monkeypatch.setattr(module, "connected", lambda: service)
+        monkeypatch.setattr(module, "connected", lambda _options=None: service)
 
 
 # --- explain -----------------------------------------------------------------------------------------------------------------------------
