@@ -137,7 +137,7 @@ def _guests(view: View, history: History, layout: Format) -> list[Line]:
     name_width = min(max(NAME[0], layout.width - fixed - SPARKS[0]), NAME[1])
     sparks = min(max(SPARKS[0], layout.width - fixed - name_width), SPARKS[1])
     cells = [_fit("GUEST", name_width), *(title.rjust(NUMBER) for title in ("BALLOON", "MAX", "FREE", "RSS MiB"))]
-    lines: list[Line] = [[(GAP.join([*cells, _fit("BALLOON/MAX", sparks), "STATE"]), "head")]]
+    lines: list[Line] = [[(GAP.join([*cells, _fit("HISTORY", sparks), "STATE"]), "head")]]
     names = {uuid: one_line(view.names.get(uuid) or uuid) for uuid in guests}
     for uuid in sorted(guests, key=lambda uuid: SORTS[layout.sort](names[uuid], guests[uuid])):
         sample = guests[uuid]

@@ -24,9 +24,10 @@ from momservice.cli.verbs import Verbs, add_verb
 from momservice.client import Client, ServiceUnavailable
 
 MORE = """\
-Asks at the interval of the service's policy runs; the small curves show what it has seen itself, the newest at the right. q or Ctrl-C \
-ends it. Without a terminal, and on one that knows no escape codes, it prints a frame at each interval, with an empty line after it. \
-NO_COLOR in the environment switches colors off. With --json: an object a line."""
+Asks at the interval of the service's policy runs; the small curves show what it has seen itself, the newest at the right: free \
+memory, what KSM saves, and balloons as parts of their maximum. q or Ctrl-C ends it. Without a terminal, and on one that knows no \
+escape codes, it prints a frame at each interval, with an empty line after it. NO_COLOR in the environment switches colors off. With \
+--json: an object a line."""
 DEADLINE_S: Final = 5.0
 MIN_INTERVAL_S, MAX_INTERVAL_S = 0.5, 86400.0
 
