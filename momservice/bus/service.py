@@ -34,6 +34,7 @@ def publish(connection: Connection, engine: Engine, store: PolicyStore) -> None:
             },
             manager.guard,
             manager.properties,
+            guard_first=True,
         ),
         Export(
             interfaces[POLICY],
