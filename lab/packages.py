@@ -9,6 +9,7 @@ from pathlib import Path
 from lab.common import CACHE, PYTHON, ROOT, LabError, locked, say, tail
 
 LIST = Path(__file__).with_name("packages.txt")
+DBUS_FAST_LIST = Path(__file__).with_name("dbus-fast-requirements.txt")
 LINT_LIST = Path(__file__).with_name("lint-requirements.txt")
 VENV = ROOT / ".venv"
 
@@ -92,6 +93,24 @@ def make_venv() -> None:
     """Make the environment. It sees the system's packages: the types of pytest are checked against Debian's."""
     pip = [str(VENV / "bin/python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r", str(LINT_LIST)]
     for command in ([PYTHON, "-m", "venv", "--system-site-packages", str(VENV)], pip):
-        result = subprocess.run(command, capture_output=True, text=True, check=False)
-        if result.returncode:
-            raise LabError(f"{' '.join(command)}: {tail(result.stderr or result.stdout)}")
+        run_pip(command)
+
+
+def ensure_dbus_fast() -> Path:
+    """The folder with the other bus library, for PYTHONPATH; Debian 12 has none. Renewed when the pinned version changes."""
+    folder, pinned = CACHE / "dbus-fast", DBUS_FAST_LIST.read_text(encoding="utf-8")
+    stamp = folder / DBUS_FAST_LIST.name
+    with locked(CACHE / "dbus-fast.lock", "waiting for another dev that installs dbus-fast"):
+        if not stamp.exists() or stamp.read_text(encoding="utf-8") != pinned:
+            shutil.rmtree(folder, ignore_errors=True)
+            pip = [str(VENV / "bin/python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
+            run_pip([*pip, "--target", str(folder), "-r", str(DBUS_FAST_LIST)])
+            stamp.write_text(pinned, encoding="utf-8")
+    return folder
+
+
+def run_pip(command: list[str]) -> None:
+    """Run it. Raises LabError."""
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    if result.returncode:
+        raise LabError(f"{' '.join(command)}: {tail(result.stderr or result.stdout)}")

@@ -7,14 +7,11 @@ policy file that lets somebody else through.
 
 from __future__ import annotations
 
-import logging
 import pwd
 import time
 from collections.abc import Callable
 
 from momservice.bus.connection import ERROR, Call, CallError, Connection
-
-log = logging.getLogger(__name__)
 
 SERVICE_NAME = "org.ovirt.Mom1"
 SERVICE_USER = "mom"
@@ -62,7 +59,6 @@ class Gate:
     async def check(self, call: Call) -> None:
         """Let the call pass or raise CallError (AccessDenied, LimitsExceeded)."""
         if call.sender != self._owner or not await self._is_service_user(call.sender):
-            log.warning("refused %s: called by %s, which is not momservice", call.member, call.sender)
             raise CallError(ERROR + "AccessDenied", "only momservice may call this helper")
         if not self._bucket.take():
             raise CallError(ERROR + "LimitsExceeded", "too many calls: 20 at once and 1 a second are allowed")

@@ -198,7 +198,7 @@ class Helper:
     def export(self) -> Export:
         """The interface to be served."""
         methods = {"SetMemory": self._set_memory, "SetStatsPeriod": self._set_stats_period}
-        return Export(load_interfaces(XML)[NAME], methods, self._guard)
+        return Export(load_interfaces(XML)[NAME], methods, self._guard, guard_first=True)
 
     async def _guard(self, call: Call) -> None:
         # Refused callers don't keep the helper alive.

@@ -22,7 +22,8 @@ from typing import Any
 from xmlrpc.client import Fault
 
 from momservice import __version__
-from momservice.bus.connection import ERROR, CallError, Seldom
+from momservice.bus.bounds import Seldom
+from momservice.bus.connection import ERROR, CallError
 from momservice.client import Client
 from momservice.collectors.host_ksm import HostKSM
 from momservice.errors import UnknownPolicy

@@ -18,7 +18,7 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from momservice.bus.connection import Seldom
+from momservice.bus.bounds import Seldom
 
 log = logging.getLogger(__name__)
 log.addFilter(Seldom())

@@ -1,26 +1,26 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """A connection to the system bus as client and as server.
 
-Shared by momservice, momctl and both helpers, so it is part of the code that runs as root, with objects and wire: small, and with nothing
-but the standard library and dbus-next behind it. What they add to dbus-next: calls with deadlines that fail when the bus goes away,
-handlers that know their caller, members and signatures checked against the introspection XML before a body is decoded, room for others
-whatever one caller does, errors that are one line of text.
+Shared by momservice, momctl and both helpers, so it is part of the code that runs as root, with serving, objects, bounds, decoder, wire
+and library: small, and with nothing but the standard library and the bus library behind it. What they add to the latter: calls with
+deadlines that fail when the bus goes away, handlers that know their caller, members and signatures checked against the introspection XML
+before a body is read, room for others whatever one caller does, errors that are one line of text.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from dbus_next import Message, MessageFlag, MessageType, NameFlag, RequestNameReply, Variant
-
-from momservice.bus.objects import ERROR, Call, CallError, Export, Interface, Marshalled, Objects, Target, clean, load_interfaces
-from momservice.bus.wire import CALL, MAX_BODY_BYTES, Bus, Header, Taker, decode
+from momservice.bus.bounds import Seldom
+from momservice.bus.decoder import at_once, decoding
+from momservice.bus.library import Message, MessageFlag, NameFlag, RequestNameReply, Variant
+from momservice.bus.objects import ERROR, Call, CallError, Export, Interface, Marshalled, clean, load_interfaces
+from momservice.bus.serving import BusLost, Server
+from momservice.bus.wire import CALL, MAX_BODY_BYTES, Bus, Header, Reply, Taker
 
 __all__ = [
     "ERROR",
@@ -39,64 +39,15 @@ __all__ = [
 ]
 
 BUS = ("org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus")
-# What calls under way may take in all, and what each is counted with besides its body.
-ROOM_BYTES = 64 << 20
-CALL_BYTES = 16 << 10
-SMALL_CALL_BYTES = 64 << 10
 CALL_DEADLINE_S = 10.0
-MAX_RECORDS, PER_S = 10, 60
-T = TypeVar("T")
+# Names that have left are forgotten when others come.
+MAX_UIDS = 1024
 GONE = "the connection to the system bus is gone"
 
-
-class Seldom(logging.Filter):
-    """Lets a few records a minute through: what callers can cause must not fill the log."""
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        super().__init__()
-        self._clock = clock
-        self._since, self._count = clock(), 0
-
-    def filter(self, _record: logging.LogRecord) -> bool:
-        """Whether the record is to be logged."""
-        if self._clock() - self._since >= PER_S:
-            self._since, self._count = self._clock(), 0
-        self._count += 1
-        return self._count <= MAX_RECORDS
-
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 log.addFilter(Seldom())
-
-
-class BusLost(Exception):
-    """The connection to the bus is gone."""
-
-
-class Room:
-    """The memory that calls under way may take, in bytes.
-
-    A sender may take a quarter of what is left, so that something is left for the next. One small call everyone may always have.
-    """
-
-    def __init__(self, size: int) -> None:
-        self._left = size
-        self._taken: Counter[str] = Counter()
-
-    def take(self, sender: str, size: int) -> None:
-        """Take room for a call, to be given back. Raises CallError (LimitsExceeded)."""
-        taken = self._taken[sender]
-        if taken + size > self._left // 4 and (taken or size > SMALL_CALL_BYTES):
-            raise CallError(ERROR + "LimitsExceeded", "too many calls under way: try again later")
-        self._taken[sender] += size
-        self._left -= size
-
-    def give(self, sender: str, size: int) -> None:
-        """Give back what a call took."""
-        self._left += size
-        self._taken[sender] -= size
-        if not self._taken[sender]:
-            del self._taken[sender]
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,28 +82,24 @@ class Connection:
 
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
-        self._objects = Objects()
-        self._room = Room(ROOM_BYTES)
-        self._pending: set[asyncio.Task[None]] = set()
+        self._server = Server(self)
+        self._uids: dict[str, int] = {}
+        self._asked_uids: dict[str, asyncio.Task[int]] = {}
         # Well-known name -> who wants to hear of its owners.
         self._watches: list[tuple[str, Callable[[str | None], None]]] = []
         self._subscriptions: list[Subscription] = []
-        self._end: asyncio.Future[None] = asyncio.ensure_future(self._wait_for_end())
+        self._end = bus.ended
         bus.receive = self._on_header
 
     @classmethod
     async def open(cls, address: str | None = None) -> Connection:
         """Connect to the system bus, or to the bus at `address`. Raises BusLost when there is none."""
         try:
-            bus = Bus(address)
-            try:
-                await bus.connect()
-            except asyncio.CancelledError:
-                # Whoever doesn't wait any longer leaves no half-open connection behind.
-                bus.disconnect()
-                raise
-        except Exception as error:
-            # dbus-next raises whatever its socket, parser or handshake raised.
+            async with asyncio.timeout(CALL_DEADLINE_S):
+                bus = await Bus.connect(address)
+        except TimeoutError as error:
+            raise BusLost(f"cannot connect to the system bus: no answer within {CALL_DEADLINE_S:g} s") from error
+        except (OSError, ValueError) as error:
             raise BusLost(f"cannot connect to the system bus: {error}") from error
         return cls(bus)
 
@@ -169,12 +116,6 @@ class Connection:
         """End the connection."""
         self._bus.disconnect()
 
-    async def _wait_for_end(self) -> None:
-        try:
-            await self._bus.wait_for_disconnect()
-        except Exception as error:
-            log.debug("bus connection ended: %s", error)
-
     # As a client
 
     async def call(
@@ -188,18 +129,18 @@ class Connection:
             raise BusLost(GONE)
         answer = self._bus.ask(message)
         try:
-            await asyncio.wait({answer, self._end}, timeout=deadline_s, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait([answer], timeout=deadline_s)
         finally:
             self._bus.forget(message)
-        if not answer.done() and not self._end.done():
+        if not answer.done():
             raise CallError(ERROR + "Timeout", f"no answer to {interface}.{member} within {deadline_s:g} s")
-        return self._outcome(answer.result() if answer.done() else None)
+        return self._outcome(answer.result())
 
     @staticmethod
-    def _outcome(reply: Message | None) -> Sequence[Any]:
+    def _outcome(reply: Reply | None) -> Sequence[Any]:
         if reply is None:
             raise BusLost(GONE)
-        if reply.message_type is MessageType.ERROR:
+        if reply.error_name:
             text = reply.body[0] if reply.body and isinstance(reply.body[0], str) else reply.error_name
             raise CallError(reply.error_name, text)
         return tuple(reply.body)
@@ -208,9 +149,32 @@ class Connection:
         body = await self.call(*BUS, member, signature, *args)
         return body[0] if body else None
 
+    def known_uid(self, name: str) -> int | None:
+        """The user id behind a unique name, if it has been asked for before."""
+        return self._uids.get(name)
+
     async def uid_of(self, name: str) -> int:
         """The user id behind a bus name, as the bus saw it when the peer connected. Raises CallError when the name is gone."""
-        return int(await self._ask_bus("GetConnectionUnixUser", "s", name))
+        if name in self._uids:
+            return self._uids[name]
+        if name not in self._asked_uids:
+            task = self._asked_uids[name] = asyncio.ensure_future(self._ask_uid(name))
+            task.add_done_callback(lambda _: self._asked_uids.pop(name))
+        return await asyncio.shield(self._asked_uids[name])
+
+    async def _ask_uid(self, name: str) -> int:
+        uid = int(await self._ask_bus("GetConnectionUnixUser", "s", name))
+        # The bus never gives a unique name to another.
+        if name.startswith(":"):
+            if len(self._uids) >= MAX_UIDS:
+                del self._uids[next(iter(self._uids))]
+            self._uids[name] = uid
+        return uid
+
+    async def machine_id(self) -> str:
+        """The machine's identity, as the bus knows it."""
+        (identity,) = await self.call(BUS[0], BUS[1], "org.freedesktop.DBus.Peer", "GetMachineId")
+        return str(identity)
 
     async def owner_of(self, name: str) -> str | None:
         """The unique name that owns a well-known name, None if nobody does."""
@@ -277,11 +241,11 @@ class Connection:
 
     def serve(self, path: str, *exports: Export) -> None:
         """Answer for the given interfaces at `path`, besides the standard ones (properties are read-only)."""
-        self._objects.serve(path, exports)
+        self._server.objects.serve(path, exports)
 
     def withdraw(self, path: str) -> None:
         """Answer for `path` no more."""
-        self._objects.withdraw(path)
+        self._server.objects.withdraw(path)
 
     def emit(self, path: str, interface: str, member: str, signature: str = "", *args: Any) -> None:
         """Send a signal to everybody who listens. Never raises: it is dropped, and logged, when it can't be sent."""
@@ -293,40 +257,20 @@ class Connection:
             # The library raises whatever it stumbles over.
             log.exception("internal error: the signal %s.%s can't be sent", interface, member)
 
+    def offer(self, message: Message) -> bool:
+        """Send a reply, or give False because the bus takes no more."""
+        return self._bus.offer(message)
+
+    def offer_marshalled(self, header: Header, signature: str, body: Marshalled) -> bool:
+        """Send the reply to a call, its body as D-Bus has it, or give False because the bus takes no more."""
+        return self._bus.offer_marshalled(header, signature, body)
+
     def _on_header(self, header: Header) -> Taker:
-        """What is to take the body of a call or signal; None: it isn't needed, all that there is to say has been said."""
-        if header.kind != CALL:
-            return self._on_signal(header)
-        size = CALL_BYTES + header.body_bytes
-        try:
-            target = self._target(header)
-            self._room.take(header.sender, size)
-        except CallError as error:
-            self._reply_error(header, error)
-            return None
-        return lambda body: self._begin(header, target, body, size)
-
-    def _target(self, header: Header) -> Target:
-        if header.body_bytes > MAX_BODY_BYTES:
-            raise CallError(ERROR + "LimitsExceeded", f"the arguments are longer than {MAX_BODY_BYTES} bytes")
-        target = self._objects.find(header.path, header.interface, header.member)
-        if header.signature != target.signature:
-            text = f"{target.member} takes arguments of signature '{target.signature}', not '{header.signature}'"
-            raise CallError(ERROR + "InvalidArgs", text)
-        return target
-
-    def _begin(self, header: Header, target: Target, body: bytearray, size: int) -> None:
-        def ended(task: asyncio.Task[None]) -> None:
-            self._pending.discard(task)
-            self._room.give(header.sender, size)
-
-        task = asyncio.ensure_future(self._answer(header, target, body))
-        self._pending.add(task)
-        task.add_done_callback(ended)
+        return self._server.on_call(header) if header.kind == CALL else self._on_signal(header)
 
     def _on_signal(self, header: Header) -> Taker:
         if (header.sender, header.interface, header.member) == (BUS[0], BUS[2], "NameOwnerChanged") and header.signature == "sss":
-            return lambda body: self._owner_changed(*decode(header, body))
+            return lambda body: self._owner_changed(*_decoded(header, body))
         heard = [subscription.heard for subscription in self._subscriptions if subscription.owner == header.sender]
         if not heard:
             return None
@@ -343,58 +287,16 @@ class Connection:
     @staticmethod
     def _heard(header: Header, body: bytearray, heard: Sequence[Callable[[Signal], None]]) -> None:
         try:
-            signal = Signal(header.path, header.interface, header.member, tuple(decode(header, body)))
+            signal = Signal(header.path, header.interface, header.member, tuple(_decoded(header, body)))
         except ValueError as error:
             log.warning("a signal %s.%s is left out: %s", header.interface, header.member, error)
             return
         for each in heard:
             _tell(each, signal)
 
-    async def _answer(self, header: Header, target: Target, body: bytearray) -> None:
-        try:
-            result = await self._run(header, target, body)
-            if not header.flags & MessageFlag.NO_REPLY_EXPECTED.value:
-                self._return(header, target.out_signature, result)
-        except CallError as error:
-            self._reply_error(header, error)
-        except BusLost:
-            log.debug("no connection any more to answer %s", header.sender)
-        except Exception:
-            log.exception("internal error in %s.%s, called by %s", target.interface, target.member, header.sender)
-            self._reply_error(header, CallError(ERROR + "Failed", "internal error: see the service's log"))
 
-    async def _run(self, header: Header, target: Target, body: bytearray) -> Sequence[Any]:
-        """Decode, authorize, run."""
-        try:
-            args = tuple(decode(header, body))
-        except ValueError as error:
-            raise CallError(ERROR + "InvalidArgs", str(error)) from error
-        if target.member == "GetMachineId" and not target.export:
-            return await self.call(BUS[0], BUS[1], "org.freedesktop.DBus.Peer", "GetMachineId")
-        if not target.export:
-            return self._objects.standard(target, args)
-        interactive = bool(header.flags & MessageFlag.ALLOW_INTERACTIVE_AUTHORIZATION.value)
-        call = Call(header.sender, target.path, target.interface, target.member, args, interactive)
-        await target.export.guard(call)
-        return await target.export.methods[target.member](call)
-
-    def _return(self, header: Header, signature: str, result: Sequence[Any]) -> None:
-        if not isinstance(result, bytes):
-            self._reply(header, Message.new_method_return(header, signature, list(result)))
-        elif not self._bus.offer_marshalled(header, signature, result):
-            self._drop(header)
-
-    def _reply_error(self, header: Header, error: CallError) -> None:
-        if not header.flags & MessageFlag.NO_REPLY_EXPECTED.value:
-            self._reply(header, Message.new_error(header, error.name, error.text))
-
-    def _reply(self, header: Header, message: Message) -> None:
-        if not self._bus.offer(message):
-            self._drop(header)
-
-    @staticmethod
-    def _drop(header: Header) -> None:
-        log.warning("the bus takes no more: an answer to %s is dropped", header.sender)
+def _decoded(header: Header, body: bytearray) -> list[Any]:
+    return at_once(decoding(header.order, header.signature, body))
 
 
 def _owner_rule(name: str) -> str:

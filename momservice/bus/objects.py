@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, NewType
 from xml.etree import ElementTree
 
-from dbus_next import Variant
-from dbus_next import introspection as intr
+from momservice.bus.library import Variant, intr
 
 INTERFACES = Path(__file__).with_name("interfaces")
 ERROR = "org.freedesktop.DBus.Error."
@@ -100,13 +99,15 @@ class Export:
     """One interface of one object.
 
     `methods`: member -> coroutine function from the Call to the sequence of out-arguments. `guard` runs first and raises CallError to
-    refuse. `properties` gives all values, plain, by name. Members that the XML lacks or that lack here are a programming error.
+    refuse; with `guard_first` it needs no arguments, gets () and runs before they are decoded. `properties` gives all values, plain, by
+    name. Members that the XML lacks or that lack here are a programming error.
     """
 
     interface: Interface
     methods: Mapping[str, Method]
     guard: Guard
     properties: Callable[[], Mapping[str, Any]] = dict
+    guard_first: bool = False
     signatures: dict[str, tuple[str, str]] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
@@ -32,8 +31,6 @@ ROOT_DEADLINE_S = 1.0
 DIALOG_DEADLINE_S = 120.0
 MAX_PER_UID = 4
 MAX_IN_ALL = 64
-LINES_PER_MINUTE = 10
-MINUTE_S = 60.0
 
 FREE: Final = ""
 READ: Final = "org.ovirt.mom1.read"
@@ -61,29 +58,6 @@ ACTIONS: Final[Mapping[tuple[str, str], str]] = MappingProxyType(
 NO_DETAILS: Mapping[str, str] = MappingProxyType({})
 
 
-class RefusalLog:
-    """Log lines, at most so many a minute of each kind; what was left out is counted in the next one."""
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._since: dict[str, float] = {}
-        self._lines: Counter[str] = Counter()
-
-    def warning(self, kind: str, text: str, *args: object) -> None:
-        """One line of that kind, or none if there were too many."""
-        now = self._clock()
-        left_out = 0
-        if now - self._since.get(kind, -MINUTE_S) >= MINUTE_S:
-            left_out = self._lines[kind] - LINES_PER_MINUTE
-            self._since[kind] = now
-            self._lines[kind] = 0
-        self._lines[kind] += 1
-        if self._lines[kind] <= LINES_PER_MINUTE:
-            log.warning(text, *args)
-        if left_out > 0:
-            log.warning("left out %d more lines like this one in the minute before", left_out)
-
-
 class PolkitGate:
     """Lets calls pass or raises AccessDenied, InteractiveAuthorizationRequired or LimitsExceeded.
 
@@ -98,7 +72,6 @@ class PolkitGate:
         # Whether polkit's name is watched, so that its return is seen; it is from when polkit was first missed.
         self._watching = False
         self._in_flight: Counter[int] = Counter()
-        self._refusals = RefusalLog()
         self._cancellations = itertools.count(1)
 
     async def authorize(self, call: Call, details: Mapping[str, str] = NO_DETAILS) -> None:
@@ -108,16 +81,14 @@ class PolkitGate:
             return
         uid = await self._connection.uid_of(call.sender)
         if action is None:
-            self._refuse("no-action", call, uid, "no action guards it")
             raise AccessDenied(f"{call.member} is open to nobody")
-        async with self._slot(call, uid):
+        async with self._slot(uid):
             await self._decide(action, call, uid, details)
 
     @asynccontextmanager
-    async def _slot(self, call: Call, uid: int) -> AsyncIterator[None]:
+    async def _slot(self, uid: int) -> AsyncIterator[None]:
         """One of the few checks that may be under way at a time. uid 0 never waits for a person, so it needs no bound."""
         if uid and (self._in_flight[uid] >= MAX_PER_UID or self._in_flight.total() >= MAX_IN_ALL):
-            self._refuse("busy", call, uid, "too many authorization checks under way")
             raise LimitsExceeded("too many authorization checks under way: try again later")
         self._in_flight[uid] += 1
         try:
@@ -141,11 +112,9 @@ class PolkitGate:
         if authorized:
             return
         if challenge:
-            self._refuse(action, call, uid, "needs authentication")
             if call.interactive:
                 raise AccessDenied(f"{call.member} needs authentication for {action}, and no agent of the caller could ask for it")
             raise InteractiveAuthorizationRequired(f"{call.member} needs authentication for {action}, and the call doesn't allow to ask")
-        self._refuse(action, call, uid, "polkit says no")
         raise AccessDenied(f"polkit does not grant {action} to the caller of {call.member}")
 
     async def _missed(self, error: CallError) -> None:
@@ -165,7 +134,6 @@ class PolkitGate:
         if uid == 0:
             log.debug("%s by uid 0 passes: %s: %s", call.member, reason, shown(str(error)))
             return
-        self._refuse("polkit", call, uid, f"{reason}: {shown(str(error))}")
         raise AccessDenied(f"{call.member} needs {action}, but {reason}: only root can do that now")
 
     async def _dialog(self, action: str, call: Call, details: Mapping[str, str]) -> tuple[bool, bool]:
@@ -188,6 +156,3 @@ class PolkitGate:
         reply = await self._connection.call(*POLKIT, "CheckAuthorization", "(sa{sv})sa{ss}us", *body, deadline_s=deadline_s)
         authorized, challenge, told = reply[0]
         return bool(authorized), bool(challenge) and "polkit.dismissed" not in told
-
-    def _refuse(self, kind: str, call: Call, uid: int, reason: str) -> None:
-        self._refusals.warning(kind, "refused %s to %s (uid %d): %s", call.member, call.sender, uid, reason)

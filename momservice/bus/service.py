@@ -53,6 +53,7 @@ def publish(
             },
             manager.guard,
             manager.properties,
+            guard_first=True,
         ),
         Export(
             interfaces[POLICY],

@@ -1,69 +1,68 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""How messages come off the bus and get onto it: all that reaches into the bus library's insides.
+"""The socket: how messages come off the bus and get onto it.
 
-Part of the code that runs as root. Any local user may send any process on the bus up to 32 MiB of anything. The library as it is decodes
-all of it before anybody asks who or what it is for, keeps every signature it has ever seen, and takes a full socket for the end of the
-connection. Here the header is read first, a body is kept and decoded only if somebody wants it, and what waits to be sent is bounded.
+Part of the code that runs as root. Any local user may send any process on the bus up to 32 MiB of anything. The bus library's own
+connection decodes all of it before anybody asks who or what it is for, and takes a full socket for the end of the connection. Here the
+header is read first, a body is kept only if somebody wants it, and what waits to be sent is bounded.
 """
 
 from __future__ import annotations
 
 import asyncio
-import io
+import logging
+import os
+import socket
 import struct
+import sys
 from collections import deque
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import unquote
 
-from dbus_next import BusType, Message, MessageType
-from dbus_next._private.unmarshaller import Unmarshaller
-from dbus_next.aio import MessageBus
-from dbus_next.signature import SignatureTree
+from momservice.bus.decoder import Decoder, at_once, decoding
+from momservice.bus.library import Message, MessageType, marshal, signature_tree
 
-__all__ = ["CALL", "MAX_BODY_BYTES", "Bus", "Header", "Taker", "decode"]
+__all__ = ["CALL", "MAX_BODY_BYTES", "Bus", "Header", "Reply", "Taker"]
 
+log = logging.getLogger(__name__)
+
+SYSTEM_BUS = "unix:path=/run/dbus/system_bus_socket"
 # Of calls and signals, which anybody may send.
 MAX_BODY_BYTES = 2 << 20
-# Of replies to calls of our own: only those who were asked can send them, and the statistics of thousands of guests are long.
+# Of replies to calls of our own: only those who were asked can send them, and the statistics of thousands of guests are long. More than
+# this the bus takes from nobody; it ends the connection of whoever tries.
 MAX_REPLY_BYTES = 32 << 20
 # Five names of at most 255 bytes and a path. A longer header is nothing we could have a use for.
 MAX_HEADER_BYTES = 64 << 10
 # The specification's bound: what says that it is longer isn't a message.
 MAX_MESSAGE_BYTES = 128 << 20
+MAX_LINE_BYTES = 1000
 CHUNK_BYTES = 16 << 10
 # While more than this waits for the bus nothing more is read: what is answered faster than the bus takes it would pile up here.
 PAUSE_BYTES = 1 << 20
 # What has been read already may still be answered with more than that. Beyond this replies and signals are dropped; calls of our own
 # never are, their number is bounded by who makes them.
 MAX_QUEUED_BYTES = 64 << 20
-MAX_SIGNATURES = 512
 
-START = {ord("l"): struct.Struct("<BBBBIII"), ord("B"): struct.Struct(">BBBBIII")}
+ORDERS = {ord("l"): "<", ord("B"): ">"}
+START = {code: struct.Struct(order + "BBBBIII") for code, order in ORDERS.items()}
 START_BYTES = 16
 CALL, SIGNAL = MessageType.METHOD_CALL.value, MessageType.SIGNAL.value
-REPLIES = (MessageType.METHOD_RETURN.value, MessageType.ERROR.value)
+RETURN, ERROR = MessageType.METHOD_RETURN.value, MessageType.ERROR.value
 PATH, INTERFACE, MEMBER, ERROR_NAME, REPLY_SERIAL, DESTINATION, SENDER, SIGNATURE = range(1, 9)
-
-
-class Signatures(dict[str, SignatureTree]):
-    """A cache of parsed signatures that is emptied when full."""
-
-    def __setitem__(self, signature: str, tree: SignatureTree) -> None:
-        if len(self) >= MAX_SIGNATURES:
-            self.clear()
-        super().__setitem__(signature, tree)
-
-
-# The library's own is a plain dict, which any caller could make grow for ever.
-SignatureTree._cache = Signatures(SignatureTree._cache)
+FAILED = "org.freedesktop.DBus.Error.Failed"
+HELLO = ("org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus", "Hello")
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """The header of an incoming message. Texts that it lacks are "", a number 0. `sender` is the bus's word, all else the sender's."""
+    """The header of an incoming message. Texts that it lacks are "", a number 0. `sender` is the bus's word, all else the sender's.
 
-    endian: int
+    `order`: struct's sign of the byte order.
+    """
+
+    order: str
     kind: int
     flags: int
     serial: int
@@ -77,34 +76,27 @@ class Header:
     signature: str
 
 
-def decode(header: Header, body: bytearray) -> list[Any]:
-    """The values in a body. Raises ValueError for one that isn't what its header says."""
-    try:
-        decoder = _decoder(header.endian, body)
-        return [decoder.read_argument(kind) for kind in SignatureTree._get(header.signature).types]
-    except Exception as error:
-        # The library raises whatever it stumbles over.
-        raise ValueError(f"the message can't be decoded: {error}") from error
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """The reply to a call of ours. `error_name`: "" for a good one."""
 
-
-def _decoder(endian: int, data: bytearray) -> Unmarshaller:
-    """The library's decoder for bytes that are all here: what points beyond them ends in EOFError."""
-    decoder = Unmarshaller(io.BytesIO())
-    decoder.endian, decoder.buf = endian, data
-    return decoder
+    error_name: str
+    body: list[Any]
 
 
 def _header(start: bytearray, fields: bytearray) -> Header:
-    endian, kind, flags, _version, body_bytes, serial, _length = START[start[0]].unpack(start)
-    decoder = _decoder(endian, start + fields)
-    # The length of the array is part of the array.
-    decoder.offset = START_BYTES - 4
-    values = {code: variant.value for code, variant in decoder.read_argument(SignatureTree._get("a(yv)").types[0])}
+    code, kind, flags, _version, body_bytes, serial, length = START[start[0]].unpack(start)
+    decoder, values = Decoder(ORDERS[code], start + fields, START_BYTES), dict[int, Any]()
+    while decoder.offset < START_BYTES + length:
+        decoder.align(8)
+        field, signature = decoder.basic("y"), decoder.basic("g")
+        # One that isn't known may be of any type.
+        (values[field],) = [at_once(decoder.any(each)) for each in signature_tree(signature).types]
     sender, path, interface, member, error_name, signature = (
         str(values.get(code, "")) for code in (SENDER, PATH, INTERFACE, MEMBER, ERROR_NAME, SIGNATURE)
     )
     reply_serial = int(values.get(REPLY_SERIAL, 0))
-    return Header(endian, kind, flags, serial, body_bytes, sender, path, interface, member, error_name, reply_serial, signature)
+    return Header(ORDERS[code], kind, flags, serial, body_bytes, sender, path, interface, member, error_name, reply_serial, signature)
 
 
 # Takes a body, or None: nobody wants it.
@@ -172,37 +164,31 @@ class Reader:
 
 
 class Writer:
-    """Sends when the socket has room. Takes the place of the library's, which ends the connection when it hasn't."""
+    """Sends now or when the socket has room. `emptied` is called when all is sent, `failed` when nothing more can be."""
 
-    def __init__(self, bus: Bus) -> None:
-        self._bus = bus
+    def __init__(self, stream: socket.socket, emptied: Callable[[], None], failed: Callable[[], None]) -> None:
+        self._loop, self._stream, self._emptied, self._failed = asyncio.get_running_loop(), stream, emptied, failed
         self._queue: deque[memoryview] = deque()
         self.queued_bytes = 0
 
-    def schedule_write(self, message: Message | None = None) -> None:
-        """Queue a message; without one: the library says that sending may begin."""
-        if message is not None:
-            self.queue(message._marshall())
-            return
-        if self._bus.unique_name and self._queue:
-            self._bus._loop.add_writer(self._bus._fd, self._write)
-
-    def queue(self, *pieces: bytes) -> None:
-        """Queue a message that has been marshalled; nothing of it is copied."""
+    def write(self, *pieces: bytes | bytearray) -> None:
+        """Queue a message, in one piece or several; nothing of it is copied."""
+        idle = not self._queue
         self._queue += map(memoryview, pieces)
         self.queued_bytes += sum(map(len, pieces))
-        self.schedule_write()
+        if idle:
+            self._write()
 
     def _write(self) -> None:
         try:
             while self._queue:
-                self._sent(self._bus._sock.send(self._queue[0]))
-            self._bus._loop.remove_writer(self._bus._fd)
-            self._bus.resume()
+                self._sent(self._stream.send(self._queue[0]))
+            self._loop.remove_writer(self._stream)
+            self._emptied()
         except BlockingIOError:
-            pass  # We are called again when there is room.
-        except OSError as error:
-            self._bus._finalize(error)
+            self._loop.add_writer(self._stream, self._write)
+        except OSError:
+            self._failed()
 
     def _sent(self, size: int) -> None:
         self.queued_bytes -= size
@@ -212,85 +198,133 @@ class Writer:
             self._queue[0] = self._queue[0][size:]
 
 
-class Bus(MessageBus):  # type: ignore[misc]  # the library has no usable types
-    """The library's connection with our own reading and writing.
+class Bus:
+    """A connection to a bus.
 
-    `receive` is asked about the header of every signal and method call; it must not raise, nor may the takers that it gives.
+    `receive` is asked about the header of every signal and method call; it must not raise, nor may the takers that it gives. `ended` is
+    done when the connection is.
     """
 
-    def __init__(self, address: str | None) -> None:
-        super().__init__(bus_address=address, bus_type=BusType.SYSTEM)
-        self._writer = Writer(self)
+    def __init__(self, stream: socket.socket) -> None:
+        self._loop, self._stream = asyncio.get_running_loop(), stream
         self._reader = Reader(self._on_header)
+        self._writer = Writer(stream, self._resume, self.disconnect)
+        self._serial = 0
+        self._answers: dict[int, asyncio.Future[Reply | None]] = {}
+        self.unique_name = ""
         self.receive: Receiver = lambda _header: None
+        self.ended: asyncio.Future[None] = self._loop.create_future()
+        self._paused = True
+        self._resume()
 
-    def ask(self, message: Message) -> asyncio.Future[Message | None]:
-        """Send a method call. Gives its reply, or None when the connection ends; whoever no longer waits calls `forget`."""
-        answer: asyncio.Future[Message | None] = self._loop.create_future()
+    @classmethod
+    async def connect(cls, address: str | None) -> Bus:
+        """Connect to the bus at one of the places in a D-Bus address, or to the system bus. Raises OSError or ValueError."""
+        bus = cls(await _authenticated(address or os.environ.get("DBUS_SYSTEM_BUS_ADDRESS") or SYSTEM_BUS))
+        try:
+            hello = await bus.ask(Message(*HELLO))
+            if hello is None or hello.error_name:
+                raise ConnectionError("the bus lets nobody in")
+            (bus.unique_name,) = hello.body
+        except BaseException:
+            # Also whoever doesn't wait any longer leaves no half-open connection behind.
+            bus.disconnect()
+            raise
+        return bus
 
-        def answered(reply: Message | None, _error: Exception | None) -> None:
+    def disconnect(self) -> None:
+        """End the connection."""
+        if self.ended.done():
+            return
+        self._loop.remove_reader(self._stream)
+        self._loop.remove_writer(self._stream)
+        self._stream.close()
+        self.ended.set_result(None)
+        for answer in self._answers.values():
             if not answer.done():
-                answer.set_result(reply)
+                answer.set_result(None)
 
-        self._call(message, answered)
+    def ask(self, message: Message) -> asyncio.Future[Reply | None]:
+        """Send a method call. Gives its reply, or None when the connection ends; whoever no longer waits calls `forget`.
+
+        Raises what the library raises for a body that doesn't fit its signature.
+        """
+        answer: asyncio.Future[Reply | None] = self._loop.create_future()
+        self._send(message)
+        self._answers[message.serial] = answer
         return answer
 
     def forget(self, message: Message) -> None:
         """Wait no longer for the reply to a call."""
-        self._method_return_handlers.pop(message.serial, None)
-
-    def send(self, message: Message) -> None:
-        """Queue a message. Raises what the library raises for a body that doesn't fit its signature."""
-        message.serial = message.serial or self.next_serial()
-        self._writer.schedule_write(message)
+        self._answers.pop(message.serial, None)
 
     def offer(self, message: Message) -> bool:
-        """Queue a reply or signal; False if it was dropped because the bus takes no more."""
+        """Queue a reply or signal; False if it was dropped because the bus takes no more. Raises as `ask`."""
         if self._writer.queued_bytes > MAX_QUEUED_BYTES:
             return False
-        self.send(message)
+        self._send(message)
         return True
 
     def offer_marshalled(self, call: Header, signature: str, body: bytes) -> bool:
-        """Queue the reply to a call whose body, of that signature, has been marshalled already, little-endian; False if it was dropped."""
+        """Queue the reply to a call whose body, of that signature, has been marshalled already, little-endian; False if it was dropped.
+
+        Raises ValueError for one that is longer than the bus takes.
+        """
         if self._writer.queued_bytes > MAX_QUEUED_BYTES:
             return False
-        self._writer.queue(_reply_header(call, self.next_serial(), signature, len(body)), body)
+        self._serial += 1
+        self._write(_reply_header(call, self._serial, signature, len(body)), body)
         return True
 
-    def resume(self) -> None:
-        """Read on, if reading has been paused."""
-        self._loop.add_reader(self._fd, self._message_reader)
+    def _send(self, message: Message) -> None:
+        self._serial += 1
+        message.serial = self._serial
+        self._write(marshal(message))
 
-    def _message_reader(self) -> None:
+    def _write(self, *pieces: bytes | bytearray) -> None:
+        size = sum(map(len, pieces))
+        if size > MAX_REPLY_BYTES:
+            raise ValueError(f"a message of {size} bytes: the bus takes none of over {MAX_REPLY_BYTES}")
+        if not self.ended.done():
+            self._writer.write(*pieces)
+
+    def _resume(self) -> None:
+        if self._paused:
+            self._paused = False
+            self._loop.add_reader(self._stream, self._read)
+
+    def _read(self) -> None:
         if self._writer.queued_bytes > PAUSE_BYTES:
-            self._loop.remove_reader(self._fd)
+            self._paused = True
+            self._loop.remove_reader(self._stream)
             return
         # One piece at a time: between two of them the loop does what else there is to do, however fast somebody sends.
         try:
-            data = self._sock.recv(CHUNK_BYTES)
+            data = self._stream.recv(CHUNK_BYTES)
             if not data:
                 raise EOFError("the bus has closed the connection")
             self._reader.feed(data)
         except BlockingIOError:
             pass
-        except Exception as error:
-            self._finalize(error)
+        except (OSError, EOFError, ValueError) as error:
+            log.debug("the connection to the bus ends: %s", error)
+            self.disconnect()
 
     def _on_header(self, header: Header) -> Taker:
         if header.kind in (CALL, SIGNAL):
             return self.receive(header)
-        if header.kind not in REPLIES or header.reply_serial not in self._method_return_handlers:
+        if header.kind not in (RETURN, ERROR) or header.reply_serial not in self._answers:
             return None
         if header.body_bytes > MAX_REPLY_BYTES:
-            self._answered(_failed(header, f"the reply is longer than {MAX_REPLY_BYTES} bytes"))
+            self._answered(header, _failed(f"the reply is longer than {MAX_REPLY_BYTES} bytes"))
             return None
-        return lambda body: self._answered(_reply(header, body))
+        return lambda body: self._answered(header, _reply(header, body))
 
-    def _answered(self, reply: Message) -> None:
+    def _answered(self, header: Header, reply: Reply) -> None:
         # Gone if it was forgotten while its body was on the way.
-        if handler := self._method_return_handlers.pop(reply.reply_serial, None):
-            handler(reply, None)
+        answer = self._answers.pop(header.reply_serial, None)
+        if answer and not answer.done():
+            answer.set_result(reply)
 
 
 def _reply_header(call: Header, serial: int, signature: str, body_bytes: int) -> bytes:
@@ -300,24 +334,64 @@ def _reply_header(call: Header, serial: int, signature: str, body_bytes: int) ->
     fields += struct.pack(f"<BB2sI{len(name) + 1}s", DESTINATION, 1, b"s", len(name), name)
     fields += bytes(-len(fields) % 8)
     fields += struct.pack(f"<BB2sB{len(kinds) + 1}s", SIGNATURE, 1, b"g", len(kinds), kinds)
-    start = START[ord("l")].pack(ord("l"), MessageType.METHOD_RETURN.value, 0, 1, body_bytes, serial, len(fields))
+    start = START[ord("l")].pack(ord("l"), RETURN, 0, 1, body_bytes, serial, len(fields))
     return start + fields + bytes(-len(fields) % 8)
 
 
-def _reply(header: Header, body: bytearray) -> Message:
+def _reply(header: Header, body: bytearray) -> Reply:
+    error_name = "" if header.kind == RETURN else header.error_name or FAILED
     try:
-        return Message(
-            message_type=MessageType(header.kind),
-            error_name=header.error_name or None,
-            reply_serial=header.reply_serial,
-            sender=header.sender,
-            signature=header.signature,
-            body=decode(header, body),
-        )
-    except Exception as error:
-        return _failed(header, str(error))
+        return Reply(error_name, at_once(decoding(header.order, header.signature, body, most=sys.maxsize)))
+    except ValueError as error:
+        return _failed(str(error))
 
 
-def _failed(header: Header, text: str) -> Message:
-    name = "org.freedesktop.DBus.Error.InconsistentMessage"
-    return Message(message_type=MessageType.ERROR, error_name=name, reply_serial=header.reply_serial, signature="s", body=[text])
+def _failed(text: str) -> Reply:
+    return Reply(FAILED, [text])
+
+
+async def _authenticated(address: str) -> socket.socket:
+    """A socket on which messages may be sent. Raises OSError or ValueError."""
+    error: Exception = ValueError(f"'{address}' is not the address of a bus on this machine")
+    for place in _places(address):
+        stream = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        try:
+            stream.setblocking(False)
+            await _authenticate(stream, place)
+        except BaseException as raised:
+            stream.close()
+            if not isinstance(raised, OSError):
+                raise
+            error = raised
+        else:
+            return stream
+    raise error
+
+
+def _places(address: str) -> list[str]:
+    """The Unix sockets of a D-Bus address: "unix:path=/run/bus,guid=1;unix:abstract=bus"."""
+    found = []
+    for place in address.split(";"):
+        transport, _, rest = place.partition(":")
+        options = dict(option.partition("=")[::2] for option in rest.split(","))
+        if transport == "unix" and "path" in options:
+            found.append(unquote(options["path"]))
+        elif transport == "unix" and "abstract" in options:
+            found.append("\0" + unquote(options["abstract"]))
+    return found
+
+
+async def _authenticate(stream: socket.socket, place: str) -> None:
+    loop = asyncio.get_running_loop()
+    await loop.sock_connect(stream, place)
+    await loop.sock_sendall(stream, b"\0AUTH EXTERNAL " + str(os.geteuid()).encode().hex().encode() + b"\r\n")
+    line = b""
+    # The bus says no more before BEGIN.
+    while not line.endswith(b"\r\n") and len(line) < MAX_LINE_BYTES:
+        piece = await loop.sock_recv(stream, MAX_LINE_BYTES)
+        if not piece:
+            raise ConnectionError("the bus closes the connection at once")
+        line += piece
+    if not line.startswith(b"OK "):
+        raise ConnectionError("the bus doesn't accept us")
+    await loop.sock_sendall(stream, b"BEGIN\r\n")

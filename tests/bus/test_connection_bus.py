@@ -1,19 +1,17 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The connection against a caller that means harm, over a real dbus-daemon: each fault of plain dbus-next, and that ours hasn't got it."""
+"""The connection against a caller that means harm, on real buses: each fault of plain dbus-next, and that ours hasn't got it."""
 
 from __future__ import annotations
 
 import asyncio
 import gc
 import logging
-import os
+import pwd
 import signal
-import socket
 import struct
-import subprocess
 import tracemalloc
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 from xml.etree import ElementTree
 
@@ -23,94 +21,38 @@ from dbus_next._private.unmarshaller import Unmarshaller
 from dbus_next.aio import MessageBus
 from dbus_next.signature import SignatureTree
 
-from momservice.bus import wire
+from lab.buses import BROKER, DAEMON, PrivateBus, private_bus
+from lab.stranger import Stranger, empty_strings
+from momservice.bus import bounds, connection, decoder, library, serving, wire
 from momservice.bus.connection import ERROR, BusLost, Call, CallError, Connection, Export, Signal, load_interfaces
 from momservice.bus.names import MANAGER, PATH, POLICY, XML
 
 NAME = POLICY
 PEER = "org.freedesktop.DBus.Peer"
-# The system bus's limits, but for the one that would keep a caller from having many answers unread.
-CONFIGURATION = """<busconfig><type>system</type><listen>unix:path={0}</listen><auth>EXTERNAL</auth>
-<limit name="max_replies_per_connection">50000</limit>
-<policy context="default"><allow user="*"/><allow own="*"/><allow send_type="method_call"/><allow send_type="signal"/>
-<allow send_requested_reply="true" send_type="method_return"/><allow send_requested_reply="true" send_type="error"/>
-<allow receive_type="method_call"/><allow receive_type="signal"/><allow receive_type="method_return"/><allow receive_type="error"/>
-</policy></busconfig>"""
 LONG = "x" * 4096
 UNREAD = 10_000
+# Of users that every machine has, since dbus-daemon lets in no others.
+ONE, OTHER = (pwd.getpwnam(name).pw_uid for name in ("nobody", "daemon"))
 
 
-@pytest.fixture
-def address(tmp_path: Path) -> str:
-    return f"unix:path={tmp_path}/bus"
+@pytest.fixture(params=[DAEMON, BROKER], autouse=True)
+def bus(request: pytest.FixtureRequest) -> Iterator[PrivateBus]:
+    """A bus of our own."""
+    with private_bus(request.param) as running:
+        yield running
 
 
 @pytest.fixture(autouse=True)
-def daemon(tmp_path: Path, address: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A bus of our own."""
-    path, configuration = tmp_path / "bus", tmp_path / "bus.conf"
-    configuration.write_text(CONFIGURATION.format(path))
-    process = subprocess.Popen(["dbus-daemon", f"--config-file={configuration}", "--nofork", "--print-address"], stdout=subprocess.PIPE)
-    assert process.stdout is not None
-    assert process.stdout.readline()
-    yield process
-    process.kill()
-    process.communicate()
+def fresh_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What other tests have logged counts for nothing."""
+    for module in (serving, connection):
+        (seldom,) = module.log.filters
+        monkeypatch.setattr(seldom, "_count", 0)
 
 
-class Stranger:
-    """A caller that does what it likes: blocking, and it reads only when it is told to."""
-
-    def __init__(self, address: str) -> None:
-        self.serial = 0
-        self.socket = socket.socket(socket.AF_UNIX)
-        self.socket.settimeout(60)
-        self.socket.connect(address.removeprefix("unix:path="))
-        self.socket.sendall(b"\0AUTH EXTERNAL " + str(os.getuid()).encode().hex().encode() + b"\r\n")
-        assert self.socket.recv(1000).startswith(b"OK")
-        self.socket.sendall(b"BEGIN\r\n")
-        self.stream = self.socket.makefile("rb")
-        self.send(Message("org.freedesktop.DBus", "/", "org.freedesktop.DBus", "Hello"))
-        self.name = self.answer(1).body[0]
-
-    def send(self, message: Message) -> int:
-        return self.send_all([message])
-
-    def send_all(self, messages: Sequence[Message]) -> int:
-        """Send, give the serial of the last."""
-        data = bytearray()
-        for message in messages:
-            self.serial += 1
-            message.serial = self.serial
-            data += message._marshall()
-        self.socket.sendall(data)
-        return self.serial
-
-    def send_raw(self, message: Message, body: bytes) -> int:
-        """Send a message with this body in the place of its own."""
-        self.serial += 1
-        message.serial = self.serial
-        data = message._marshall()
-        (size,) = struct.unpack_from("<I", data, 4)
-        struct.pack_into("<I", data, 4, len(body))
-        self.socket.sendall(data[: len(data) - size] + body)
-        return self.serial
-
-    def answer(self, serial: int) -> Message:
-        """Read on to the answer to a call."""
-        while True:
-            message = Unmarshaller(self.stream).unmarshall()
-            if message.reply_serial == serial:
-                return message
-
-    def answers(self, first: int, last: int) -> dict[int, Message]:
-        """Read until all these calls have been answered, in whatever order: nothing promises one for calls that are under way together."""
-        found: dict[int, Message] = {}
-        while len(found) <= last - first:
-            message = Unmarshaller(self.stream).unmarshall()
-            if message.reply_serial is not None and first <= message.reply_serial <= last:
-                found[message.reply_serial] = message
-        return found
+@pytest.fixture
+def address(bus: PrivateBus) -> str:
+    return bus.address
 
 
 class Served:
@@ -119,6 +61,7 @@ class Served:
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
         self.gate = asyncio.Event()
+        self.wrong = False
         interface = load_interfaces(XML)[NAME]
         self.export = Export(interface, {method.name: self.answer for method in interface.methods}, self.guard)
 
@@ -127,7 +70,13 @@ class Served:
             await self.gate.wait()
             await self.connection.uid_of(call.sender)
 
+    @staticmethod
+    async def refuse(_call: Call) -> None:
+        raise CallError(ERROR + "AccessDenied", "not you")
+
     async def answer(self, call: Call) -> Sequence[Any]:
+        if self.wrong:
+            raise ZeroDivisionError
         return [LONG if call.member == "GetPolicy" else 1]
 
 
@@ -167,13 +116,13 @@ def test_answers_that_nobody_reads_end_plain_dbus_next(address: str) -> None:
 
 
 def test_answers_that_nobody_reads_end_nothing(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    queued, schedule = [0], wire.Writer.schedule_write
+    queued, plain = [0], wire.Writer.write
 
-    def schedule_write(self: wire.Writer, message: Message | None = None) -> None:
-        schedule(self, message)
+    def write(self: wire.Writer, data: bytearray) -> None:
+        plain(self, data)
         queued[0] = max(*queued, self.queued_bytes)
 
-    monkeypatch.setattr(wire.Writer, "schedule_write", schedule_write)
+    monkeypatch.setattr(wire.Writer, "write", write)
 
     async def scenario(connection: Connection, _served: Served) -> None:
         caller, other = await asyncio.to_thread(Stranger, address), await asyncio.to_thread(Stranger, address)
@@ -181,23 +130,23 @@ def test_answers_that_nobody_reads_end_nothing(address: str, monkeypatch: pytest
         serial = other.send(to(connection.unique_name, "GetPolicy"))
         assert (await asyncio.to_thread(other.answer, serial)).body == [LONG]
         # No answer has been dropped or kept for long.
-        assert queued[0] < 4 * wire.PAUSE_BYTES
+        assert queued[0] < wire.MAX_QUEUED_BYTES // 4
         assert (await asyncio.to_thread(caller.answer, caller.serial)).body == [LONG]
         assert await connection.owner_of(connection.unique_name) == connection.unique_name
 
     run(address, scenario)
 
 
-def test_answers_are_dropped_rather_than_hoarded_and_own_calls_are_not(address: str, daemon: subprocess.Popen[bytes]) -> None:
+def test_answers_are_dropped_rather_than_hoarded_and_own_calls_are_not(address: str, bus: PrivateBus) -> None:
     async def scenario(connection: Connection, _served: Served) -> None:
-        bus, answer = connection._bus, to(connection.unique_name, "X", "s", LONG, flags=MessageFlag.NO_REPLY_EXPECTED)
-        daemon.send_signal(signal.SIGSTOP)
-        while bus.offer(answer):
-            answer.serial = 0
-        assert bus._writer.queued_bytes < wire.MAX_QUEUED_BYTES + 2 * len(LONG)
+        answer = to(connection.unique_name, "X", "s", LONG, flags=MessageFlag.NO_REPLY_EXPECTED)
+        bus.signal(signal.SIGSTOP)
+        while connection.offer(answer):
+            pass
+        assert connection._bus._writer.queued_bytes < wire.MAX_QUEUED_BYTES + 2 * len(LONG)
         call = asyncio.ensure_future(connection.owner_of(connection.unique_name))
         await asyncio.sleep(0.1)
-        daemon.send_signal(signal.SIGCONT)
+        bus.signal(signal.SIGCONT)
         assert await call == connection.unique_name
 
     run(address, scenario)
@@ -236,10 +185,13 @@ def test_signatures_leave_nothing_behind(address: str) -> None:
             right = to(connection.unique_name, "SetParameters", "a{sv}", {str(n): variant for n, variant in enumerate(variants)})
             del variants
             for message, expected in ((wrong, ERROR + "InvalidArgs"), (right, None)):
-                serial = await asyncio.to_thread(caller.send, message)
+                # In the loop's thread, so that whatever is remembered after the sending is the receiver's doing.
+                serial = caller.send(message)
+                SignatureTree._cache.clear()
                 assert (await asyncio.to_thread(caller.answer, serial)).error_name == expected
+                assert len(SignatureTree._cache) < 50
             del wrong, right, message
-            assert len(SignatureTree._cache) <= wire.MAX_SIGNATURES
+            assert library.signature_tree.cache_info().currsize <= 512
             gc.collect()
             sizes.append(tracemalloc.get_traced_memory()[0])
         assert sizes[-1] < sizes[1] * 1.2
@@ -251,21 +203,21 @@ def test_signatures_leave_nothing_behind(address: str) -> None:
         tracemalloc.stop()
 
 
-def empty_strings(size: int) -> bytes:
-    """The body of an array of strings."""
-    return struct.pack("<I", size - 3) + bytes(size - 3)
-
-
 def record(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many bytes the decoder has read at most, one entry for each message."""
-    sizes: list[int] = []
-    reader = Unmarshaller.read_argument
+    """How long the bodies are that are decoded, or would be, on plain dbus-next as on ours."""
+    sizes: list[int] = [0]
+    reader, decoding = Unmarshaller.read_argument, decoder.decoding
 
     def read_argument(self: Unmarshaller, kind: Any) -> Any:
         sizes.append(len(self.buf))
         return reader(self, kind)
 
+    def decode(order: str, signature: str, body: bytearray) -> decoder.Steps[list[Any]]:
+        sizes.append(len(body))
+        return decoding(order, signature, body)
+
     monkeypatch.setattr(Unmarshaller, "read_argument", read_argument)
+    monkeypatch.setattr(serving, "decoding", decode)
     return sizes
 
 
@@ -325,40 +277,72 @@ def test_what_is_for_nobody_is_refused_undecoded(
     run(address, scenario)
 
 
-def test_a_flood_by_one_caller_leaves_room_for_others(address: str) -> None:
+async def until(what: Callable[[], bool]) -> None:
+    while not what():
+        await asyncio.sleep(0.01)
+
+
+async def stranger(address: str, uid: int = ONE) -> Stranger:
+    # In the loop's thread: to connect as another user the whole process becomes that user for a moment.
+    return Stranger(address, uid)
+
+
+def test_a_flood_by_one_user_leaves_room_for_others(address: str) -> None:
     async def scenario(connection: Connection, served: Served) -> None:
-        flood, other = await asyncio.to_thread(Stranger, address), await asyncio.to_thread(Stranger, address)
+        flood, other = await stranger(address), await stranger(address, OTHER)
         calls = [to(connection.unique_name, "SetPolicy", "s", "x") for _ in range(3000)]
+        first = flood.serial + 1
         last = await asyncio.to_thread(flood.send_all, calls)
         # The last is refused at once, so all have come.
         assert (await asyncio.to_thread(flood.answer, last)).error_name == ERROR + "LimitsExceeded"
-        before, begin = len(connection._pending), other.serial + 1
+        before, begin = len(connection._server.pending), other.serial + 1
+        assert before < last - first
         end = await asyncio.to_thread(other.send_all, calls[:200])
-        while len(connection._pending) < before + 200:
-            await asyncio.sleep(0.01)
+        await until(lambda: len(connection._server.pending) == before + 200)
         served.gate.set()
         answers = await asyncio.to_thread(other.answers, begin, end)
         assert all(answer.body == [1] for answer in answers.values())
         # What was taken has been given back.
-        assert connection._room._taken == {}
+        await until(lambda: not connection._server.pending)
+        assert connection._server.room._taken == {}
+
+    run(address, scenario)
+
+
+def test_a_user_gets_no_more_room_by_many_connections(address: str) -> None:
+    async def scenario(connection: Connection, served: Served) -> None:
+        text, room = "x" * (wire.MAX_BODY_BYTES - 1000), connection._server.room
+        message, callers = to(connection.unique_name, "SetPolicy", "s", text), [await stranger(address) for _ in range(20)]
+        serials = [await asyncio.to_thread(caller.send, message) for caller in callers]
+        # Whoever has nothing of that size under way gets the next in: by then all of the first ones have come.
+        other = await stranger(address, OTHER)
+        await asyncio.to_thread(other.send, message)
+        await until(lambda: room._taken[OTHER] > 0)
+        assert 4 * room._taken[ONE] <= bounds.ROOM_BYTES
+        assert room._taken.keys() == {ONE, OTHER}
+        served.gate.set()
+        pairs = zip(callers, serials, strict=True)
+        errors = [(await asyncio.to_thread(caller.answer, serial)).error_name for caller, serial in pairs]
+        assert set(errors) == {None, ERROR + "LimitsExceeded"}
+        assert errors.count(None) <= 8
 
     run(address, scenario)
 
 
 def test_a_bus_that_dies_under_calls_leaves_no_traceback(
-    address: str, daemon: subprocess.Popen[bytes], caplog: pytest.LogCaptureFixture
+    address: str, bus: PrivateBus, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def scenario(connection: Connection, served: Served) -> None:
         caller = await asyncio.to_thread(Stranger, address)
         await asyncio.to_thread(caller.send_all, [to(connection.unique_name, "SetPolicy", "s", "x") for _ in range(20)])
-        unanswered = asyncio.ensure_future(connection.call(caller.name, PATH, PEER, "Ping"))
-        while len(connection._pending) < 20:
+        unanswered = asyncio.ensure_future(connection.call(caller.name, PATH, PEER, "Ping", deadline_s=100))
+        while len(connection._server.pending) < 20:
             await asyncio.sleep(0.01)
-        daemon.kill()
+        bus.kill()
         with pytest.raises(BusLost):
             await unanswered
         served.gate.set()
-        while connection._pending:
+        while connection._server.pending:
             await asyncio.sleep(0.01)
         with pytest.raises(BusLost):
             await connection.owner_of(NAME)
@@ -394,11 +378,11 @@ def test_a_change_right_behind_the_answer_is_the_owner(address: str, monkeypatch
 
 
 def test_a_bus_that_does_not_answer_for_a_name_is_an_error_reply(
-    address: str, daemon: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+    address: str, bus: PrivateBus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def scenario(connection: Connection, _served: Served) -> None:
         monkeypatch.setattr(Connection.call, "__kwdefaults__", {"deadline_s": 0.1, "interactive": False})
-        daemon.send_signal(signal.SIGSTOP)
+        bus.signal(signal.SIGSTOP)
         with pytest.raises(CallError, match=r"refuses the name org.example.Test: no answer") as raised:
             await connection.own("org.example.Test")
         assert raised.value.name == ERROR + "Timeout"
@@ -447,11 +431,6 @@ async def emitter(address: str) -> Connection:
     return connection
 
 
-async def until(what: Callable[[], bool]) -> None:
-    while not what():
-        await asyncio.sleep(0.01)
-
-
 async def end(connection: Connection) -> None:
     connection.close()
     await connection.lost()
@@ -493,8 +472,8 @@ def test_signals_of_others_too_long_or_after_the_end_are_not_heard(address: str,
         await service.owner_of(NAME)
         await listener.owner_of(NAME)
         assert len(heard) == 1
-        for connection in (service, other):
-            await end(connection)
+        await end(service)
+        await end(other)
 
     run(address, scenario)
     assert "Long of 2097157 bytes is left out" in caplog.text
@@ -514,16 +493,16 @@ def test_a_listener_that_raises_stops_nothing(address: str, caplog: pytest.LogCa
 
 
 def test_signals_are_dropped_rather_than_hoarded_and_raise_nothing(
-    address: str, daemon: subprocess.Popen[bytes], caplog: pytest.LogCaptureFixture
+    address: str, bus: PrivateBus, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def scenario(connection: Connection, _served: Served) -> None:
         connection.emit(PATH, MANAGER, "Wrong", "u", "text")
         connection.emit("no path", MANAGER, "Wrong")
-        daemon.send_signal(signal.SIGSTOP)
+        bus.signal(signal.SIGSTOP)
         for _ in range(100):
             connection.emit(PATH, MANAGER, "Long", "ay", bytes(1 << 20))
         assert connection._bus._writer.queued_bytes < wire.MAX_QUEUED_BYTES + (2 << 20)
-        daemon.kill()
+        bus.kill()
         await connection.lost()
         connection.emit(PATH, MANAGER, "Late")
 
@@ -531,3 +510,137 @@ def test_signals_are_dropped_rather_than_hoarded_and_raise_nothing(
     assert caplog.text.count("can't be sent") == 2
     # Ten lines a minute.
     assert 1 <= caplog.text.count("Long is dropped") <= 10
+
+
+def unknown_field(message: Message) -> bytes:
+    """The message with a header field of a number that nobody knows yet in the place of its interface."""
+    message.serial = 1000
+    data = bytearray(message._marshall())
+    data[data.index(b"\2\1s\0")] = 100
+    return bytes(data)
+
+
+def test_a_header_field_of_the_future_ends_plain_dbus_next(address: str, bus: PrivateBus) -> None:
+    if bus.kind == DAEMON:
+        pytest.skip("dbus-daemon hands no unknown header fields on")
+
+    async def main() -> None:
+        plain, caller = await plain_server(address), Stranger(address)
+        caller.socket.sendall(unknown_field(to(plain.unique_name, "Ping", interface=PEER)))
+        with pytest.raises(ValueError, match="100 is not a valid HeaderField"):
+            await asyncio.wait_for(plain.wait_for_disconnect(), 60)
+
+    asyncio.run(main())
+
+
+def test_a_header_field_of_the_future_ends_nothing(address: str) -> None:
+    async def scenario(connection: Connection, _served: Served) -> None:
+        caller = await stranger(address)
+        # Without its interface it is still a Ping.
+        caller.socket.sendall(unknown_field(to(connection.unique_name, "Ping", interface=PEER)))
+        assert (await asyncio.to_thread(caller.answer, 1000)).error_name is None
+
+    run(address, scenario)
+
+
+def test_plain_dbus_next_waits_for_ever_for_an_answer_and_tells_callers_its_traceback(address: str) -> None:
+    async def main() -> None:
+        plain, other = [await MessageBus(bus_address=address).connect() for _ in range(2)]
+        plain.add_message_handler(lambda message: 1 / 0 if message.member == "SetPolicy" else None)
+        # A Stranger reads only when it is told to.
+        silent = Stranger(address)
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(other.call(to(silent.name, "Ping", interface=PEER)), 0.5)
+        answer = await other.call(to(plain.unique_name, "SetPolicy"))
+        assert "Traceback" in answer.body[0]
+
+    asyncio.run(main())
+
+
+def test_calls_have_deadlines_and_callers_are_told_no_traceback(address: str, caplog: pytest.LogCaptureFixture) -> None:
+    async def scenario(connection: Connection, served: Served) -> None:
+        caller, silent = await Connection.open(address), await stranger(address)
+        with pytest.raises(CallError, match=r"no answer to .*Ping within 0.1 s") as timeout:
+            await caller.call(silent.name, PATH, PEER, "Ping", deadline_s=0.1)
+        assert timeout.value.name == ERROR + "Timeout"
+        assert not caller._bus._answers
+        served.wrong = True
+        with pytest.raises(CallError, match=r"^internal error: see the service's log$"):
+            await caller.call(connection.unique_name, PATH, NAME, "GetPolicy")
+        await end(caller)
+
+    run(address, scenario)
+    assert "ZeroDivisionError" in caplog.text
+
+
+def test_who_is_refused_is_in_the_log_once_a_minute_and_kind(address: str, caplog: pytest.LogCaptureFixture) -> None:
+    async def scenario(connection: Connection, served: Served) -> None:
+        caller = await stranger(address)
+        for member in ("Nothing", "SetPolicy", "Never"):
+            assert (await asyncio.to_thread(caller.call, to(connection.unique_name, member))).error_name
+        await until(lambda: not connection._server.pending)
+        refused = [record.getMessage() for record in caplog.records if record.name == serving.log.name]
+        assert refused == [
+            f"refused Nothing to {caller.name} (uid {ONE}): UnknownMethod: no method Nothing in {NAME}",
+            f"refused SetPolicy to {caller.name} (uid {ONE}): InvalidArgs: SetPolicy takes arguments of signature 's', not ''",
+        ]
+
+    run(address, scenario)
+
+
+def test_callers_that_leave_in_mid_call_leave_nothing_behind(address: str, caplog: pytest.LogCaptureFixture) -> None:
+    async def scenario(connection: Connection, served: Served) -> None:
+        known, unknown = await stranger(address), await stranger(address)
+        await asyncio.to_thread(known.call, to(connection.unique_name, "GetPolicy"))
+        for caller in (known, unknown):
+            served.gate.clear()
+            caller.send(to(connection.unique_name, "SetPolicy", "s", "x" * 100_000))
+            await until(lambda: bool(connection._server.pending))
+            caller.close()
+            served.gate.set()
+            await until(lambda: not connection._server.pending)
+        assert connection._server.room._taken == {}
+
+    run(address, scenario)
+    assert not caplog.text
+
+
+def test_a_guard_that_needs_no_arguments_comes_before_they_are_decoded(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = record(monkeypatch)
+
+    async def scenario(connection: Connection, served: Served) -> None:
+        connection.serve(PATH, replace(served.export, guard=served.refuse, guard_first=True))
+        caller = await stranger(address)
+        answer = await asyncio.to_thread(caller.call, to(connection.unique_name, "SetPolicy", "s", "x" * 100_000))
+        assert answer.error_name == ERROR + "AccessDenied"
+        assert max(sizes) < 2 * len(LONG)
+
+    run(address, scenario)
+
+
+def test_bodies_of_many_values_are_decoded_in_turns_and_of_too_many_refused(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    turns, decode = list[int](), decoder.decoding
+
+    def count(order: str, signature: str, body: bytearray) -> decoder.Steps[list[Any]]:
+        turns.append(0)
+        steps = decode(order, signature, body)
+        while True:
+            try:
+                next(steps)
+            except StopIteration as stop:
+                values: list[Any] = stop.value
+                return values
+            turns[-1] += 1
+            yield
+
+    monkeypatch.setattr(serving, "decoding", count)
+
+    async def scenario(connection: Connection, _served: Served) -> None:
+        caller = await stranger(address)
+        for number, expected in ((20_000, None), (100_000, ERROR + "LimitsExceeded")):
+            values = {f"{n}": Variant("y", 1) for n in range(number)}
+            serial = await asyncio.to_thread(caller.send, to(connection.unique_name, "SetParameters", "a{sv}", values))
+            assert (await asyncio.to_thread(caller.answer, serial)).error_name == expected
+        assert min(turns) >= 20_000 // decoder.VALUES_PER_STEP
+
+    run(address, scenario)

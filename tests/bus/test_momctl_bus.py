@@ -23,16 +23,12 @@ from typing import Any
 import pytest
 from prometheus_client.openmetrics import parser as openmetrics
 
+from lab.buses import CONFIGURATION
 from momservice.bus.connection import ERROR, Call, CallError, Connection, Export, Variant, load_interfaces
 from momservice.bus.names import MANAGER, NAME, PATH, POLICY, XML
 from momservice.bus.variants import to_variants
 
 ROOT = Path(__file__).parents[2]
-CONFIGURATION = """<busconfig><type>system</type><listen>unix:path={0}</listen><auth>EXTERNAL</auth>
-<policy context="default"><allow user="*"/><allow own="*"/><allow send_type="method_call"/><allow send_type="signal"/>
-<allow send_requested_reply="true" send_type="method_return"/><allow send_requested_reply="true" send_type="error"/>
-<allow receive_type="method_call"/><allow receive_type="signal"/><allow receive_type="method_return"/><allow receive_type="error"/>
-</policy></busconfig>"""
 DEADLINE_S = 60
 ONE = "00000000-0000-4000-8000-000000000001"
 # A guest's name that would clear the terminal.

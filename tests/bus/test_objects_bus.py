@@ -97,7 +97,7 @@ def test_an_answer_that_many_share_is_queued_without_copies_and_within_the_bound
         body = Marshalled(array([texts("x" * 1000, "y" * 1000)] * 500))
         caller = await Connection.open(address)
         daemon.send_signal(signal.SIGSTOP)
-        header = Header(ord("l"), 1, 0, 5, 0, caller.unique_name, PATH, MANAGER, "GetActiveGuests", "", 0, "")
+        header = Header("<", 1, 0, 5, 0, caller.unique_name, PATH, MANAGER, "GetActiveGuests", "", 0, "")
         tracemalloc.start()
         while connection._bus.offer_marshalled(header, "a(ss)", body):
             pass

@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from test_connection_bus import CONFIGURATION
 
+from lab.buses import CONFIGURATION
 from momservice.bus.connection import CallError
 from momservice.bus.names import NAME
 from momservice.client import BlockingClient, ServiceUnavailable

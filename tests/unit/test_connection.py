@@ -8,8 +8,10 @@ import logging
 import pytest
 from dbus_next import Message, MessageType
 
-from momservice.bus.connection import CALL_BYTES, ROOM_BYTES, CallError, Room, Seldom
-from momservice.bus.wire import MAX_BODY_BYTES, MAX_HEADER_BYTES, Header, Reader, Taker, decode
+from momservice.bus.bounds import CALL_BYTES, ROOM_BYTES, Minutely, Room, Seldom
+from momservice.bus.connection import CallError
+from momservice.bus.decoder import at_once, decoding
+from momservice.bus.wire import MAX_BODY_BYTES, MAX_HEADER_BYTES, Header, Reader, Taker
 
 CALLER = ":1.7"
 
@@ -20,6 +22,10 @@ def message(member: str = "Ping", *body: object, signature: str = "", path: str 
     # The destination becomes the sender, which is for the bus to say.
     data[data.index(b"\6\1s\0")] = 7
     return bytes(data)
+
+
+def decode(header: Header, body: bytearray) -> list[object]:
+    return at_once(decoding(header.order, header.signature, body))
 
 
 class Ears:
@@ -157,3 +163,29 @@ def test_ten_records_a_minute_reach_the_log() -> None:
     assert [seldom.filter(record) for _ in range(12)] == [True] * 10 + [False] * 2
     now = 60
     assert seldom.filter(record)
+
+
+def test_one_record_of_each_kind_a_minute_is_due_and_tells_what_was_left_out() -> None:
+    now = 0.0
+    minutely = Minutely(lambda: now)
+    assert [minutely.due(kind) for kind in ("a", "a", "b", "a")] == ["", None, "", None]
+    now = 60
+    assert [minutely.due(kind) for kind in ("a", "b")] == [" (and 2 more like this since the last such line)", ""]
+
+
+def test_a_charge_moves_and_ends_once() -> None:
+    room = Room(ROOM_BYTES)
+    charge = room.charge(CALLER, MAX_BODY_BYTES)
+    charge.move(1000)
+    assert room._taken == {1000: MAX_BODY_BYTES}
+    for _ in range(2):
+        charge.end()
+        assert room._taken == {}
+    charges = [room.charge(f":1.{n}", MAX_BODY_BYTES) for n in range(9)]
+    with pytest.raises(CallError, match="too many"):
+        for charge in charges:
+            charge.move(1000)
+    assert room._taken[1000] <= ROOM_BYTES // 4
+    for charge in charges:
+        charge.end()
+    assert room._taken == {}

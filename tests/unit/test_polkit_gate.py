@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
@@ -13,7 +12,7 @@ import pytest
 from momservice import errors
 from momservice.bus.connection import Call, CallError
 from momservice.bus.names import MANAGER, PATH, POLICY
-from momservice.bus.polkit import LINES_PER_MINUTE, MAX_IN_ALL, MAX_PER_UID, PolkitGate, RefusalLog
+from momservice.bus.polkit import MAX_IN_ALL, MAX_PER_UID, PolkitGate
 
 Answer: TypeAlias = tuple[bool, bool, dict[str, str]]
 YES: Answer = (True, False, {})
@@ -212,22 +211,3 @@ def test_all_users_together_have_a_bound_that_root_is_above() -> None:
         await asyncio.gather(*waiting, root)
 
     asyncio.run(run())
-
-
-def test_a_refusal_is_logged_with_name_and_uid(caplog: pytest.LogCaptureFixture) -> None:
-    with pytest.raises(errors.AccessDenied):
-        asyncio.run(_authorize_with(NO))
-    assert "refused Resume to :1.5 (uid 1000)" in caplog.text
-
-
-def test_refusals_of_one_kind_fill_no_log(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.WARNING)
-    now = 100.0
-    refusals = RefusalLog(lambda: now)
-    for number in range(LINES_PER_MINUTE + 5):
-        refusals.warning("kind", "line %d", number)
-    refusals.warning("other", "another kind")
-    assert len(caplog.records) == LINES_PER_MINUTE + 1
-    now += 60
-    refusals.warning("kind", "later")
-    assert caplog.messages[-2:] == ["later", "left out 5 more lines like this one in the minute before"]

@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What is used of the bus library: dbus-next or, where that isn't there or MOM_BUS_LIBRARY=dbus-fast says so, dbus-fast.
+
+Part of the code that runs as root. Messages are made and marshalled by the library; the connection, and the decoding of what others send,
+are our own (wire, decoder).
+"""
+
+from __future__ import annotations
+
+import os
+from functools import lru_cache
+from importlib.util import find_spec
+from typing import Any
+
+if os.environ.get("MOM_BUS_LIBRARY") == "dbus-fast" or not find_spec("dbus_next"):
+    from dbus_fast import Message, MessageFlag, MessageType, NameFlag, RequestNameReply, Variant
+    from dbus_fast import introspection as intr
+    from dbus_fast.signature import SignatureTree
+else:
+    from dbus_next import Message, MessageFlag, MessageType, NameFlag, RequestNameReply, Variant
+    from dbus_next import introspection as intr
+    from dbus_next.signature import SignatureTree
+
+__all__ = [
+    "Message",
+    "MessageFlag",
+    "MessageType",
+    "NameFlag",
+    "RequestNameReply",
+    "Variant",
+    "intr",
+    "marshal",
+    "signature_tree",
+    "variant",
+]
+
+# The library's own cache may be a plain dict, which any caller could make grow for ever.
+signature_tree = lru_cache(maxsize=512)(SignatureTree)
+
+
+def marshal(message: Message) -> bytearray:
+    """The message's bytes. Raises what the library raises for a body that doesn't fit its signature."""
+    data: bytearray = message._marshall(False)
+    return data
+
+
+def variant(kind: Any, value: Any) -> Variant:
+    """A variant of a type of a signature tree; the value has just been read as one of this type, so that it isn't checked again."""
+    made = Variant.__new__(Variant)
+    made.type, made.signature, made.value = kind, kind.signature, value
+    return made

@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""How calls are answered: checked before a body is read, charged to their user, authorized, decoded, run, answered in one line of text.
+
+Part of the code that runs as root.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine, Sequence
+from contextlib import suppress
+from typing import Any, Protocol
+
+from momservice.bus.bounds import CALL_BYTES, ROOM_BYTES, SMALL_CALL_BYTES, Charge, Minutely, Room, Seldom
+from momservice.bus.decoder import TooMuch, decoding, in_turns
+from momservice.bus.library import Message, MessageFlag, MessageType
+from momservice.bus.objects import ERROR, Call, CallError, Marshalled, Objects, Target
+from momservice.bus.wire import MAX_BODY_BYTES, Header, Taker
+from momservice.text import shown
+
+NO_OWNER = ERROR + "NameHasNoOwner"
+
+log = logging.getLogger(__name__)
+log.addFilter(Seldom())
+
+
+class BusLost(Exception):
+    """The connection to the bus is gone."""
+
+
+class Sender(Protocol):
+    """What the server needs of the connection."""
+
+    def known_uid(self, name: str) -> int | None:
+        """The user behind a bus name, if that has been asked before."""
+
+    async def uid_of(self, name: str) -> int:
+        """The same, asked for if need be."""
+
+    async def machine_id(self) -> str:
+        """The machine's identity."""
+
+    def offer(self, message: Message) -> bool:
+        """Send, or give False."""
+
+    def offer_marshalled(self, header: Header, signature: str, body: Marshalled) -> bool:
+        """Send the reply to a call, or give False."""
+
+
+class Server:
+    """Answers calls for objects."""
+
+    def __init__(self, connection: Sender) -> None:
+        self.objects = Objects()
+        self.room = Room(ROOM_BYTES)
+        self.pending: set[asyncio.Task[None]] = set()
+        self._connection = connection
+        self._refusals = Minutely()
+        # Bodies that take their time are decoded one after the other, so that only one of them is in memory as values that nobody has seen.
+        self._long = asyncio.Lock()
+
+    def on_call(self, header: Header) -> Taker:
+        """What is to take the body of a call; None: it isn't needed, all that there is to say has been said."""
+        uid = self._connection.known_uid(header.sender)
+        try:
+            target = self._target(header)
+            charge = self.room.charge(header.sender if uid is None else uid, CALL_BYTES + header.body_bytes)
+        except CallError as error:
+            self._refuse(header, error)
+            return None
+        return lambda body: self._begin(self._answer(header, target, body, charge))
+
+    def _target(self, header: Header) -> Target:
+        if header.body_bytes > MAX_BODY_BYTES:
+            raise CallError(ERROR + "LimitsExceeded", f"the arguments are longer than {MAX_BODY_BYTES} bytes")
+        target = self.objects.find(header.path, header.interface, header.member)
+        if header.signature != target.signature:
+            text = f"{target.member} takes arguments of signature '{target.signature}', not '{header.signature}'"
+            raise CallError(ERROR + "InvalidArgs", text)
+        return target
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self.pending.add(task)
+        task.add_done_callback(self.pending.discard)
+
+    async def _answer(self, header: Header, target: Target, body: bytearray, charge: Charge) -> None:
+        try:
+            # Known from a sender's second call on.
+            charge.move(await self._connection.uid_of(header.sender))
+            result = await self._run(header, target, body)
+            if not header.flags & MessageFlag.NO_REPLY_EXPECTED.value:
+                self._return(header, target.out_signature, result)
+        except CallError as error:
+            self._refuse(header, error)
+        except BusLost:
+            log.debug("no connection any more to answer %s", header.sender)
+        except Exception:
+            log.exception("internal error in %s.%s, called by %s", target.interface, target.member, header.sender)
+            self._reply_error(header, CallError(ERROR + "Failed", "internal error: see the service's log"))
+        finally:
+            charge.end()
+
+    async def _run(self, header: Header, target: Target, body: bytearray) -> Sequence[Any] | Marshalled:
+        """Authorize, decode, run. Where the guard has to see the arguments it comes second."""
+        export = target.export
+        if not export:
+            return await self._standard(target, await self._decoded(header, body))
+        interactive = bool(header.flags & MessageFlag.ALLOW_INTERACTIVE_AUTHORIZATION.value)
+
+        def call(args: Sequence[Any]) -> Call:
+            return Call(header.sender, target.path, target.interface, target.member, args, interactive)
+
+        if export.guard_first:
+            await export.guard(call(()))
+        asked = call(await self._decoded(header, body))
+        if not export.guard_first:
+            await export.guard(asked)
+        return await export.methods[target.member](asked)
+
+    async def _standard(self, target: Target, args: Sequence[Any]) -> Sequence[Any]:
+        if target.member == "GetMachineId":
+            return [await self._connection.machine_id()]
+        return self.objects.standard(target, args)
+
+    async def _decoded(self, header: Header, body: bytearray) -> Sequence[Any]:
+        steps = decoding(header.order, header.signature, body)
+        try:
+            if len(body) <= SMALL_CALL_BYTES:
+                return tuple(await in_turns(steps))
+            async with self._long:
+                return tuple(await in_turns(steps))
+        except TooMuch as error:
+            raise CallError(ERROR + "LimitsExceeded", str(error)) from error
+        except ValueError as error:
+            raise CallError(ERROR + "InvalidArgs", str(error)) from error
+
+    def _refuse(self, header: Header, error: CallError) -> None:
+        if error.name == NO_OWNER:
+            # The caller has left in mid-call.
+            return
+        self._reply_error(header, error)
+        more = self._refusals.due(error.name)
+        if more is not None:
+            self._begin(self._log_refusal(header, error, more))
+
+    async def _log_refusal(self, header: Header, error: CallError, more: str) -> None:
+        uid = "unknown"
+        with suppress(CallError, BusLost):
+            uid = str(await self._connection.uid_of(header.sender))
+        what, kind = shown(header.member), error.name.rpartition(".")[2]
+        log.warning("refused %s to %s (uid %s): %s: %s%s", what, header.sender, uid, kind, shown(error.text), more)
+
+    def _return(self, header: Header, signature: str, result: Sequence[Any] | Marshalled) -> None:
+        if not isinstance(result, bytes):
+            self._reply(header, MessageType.METHOD_RETURN, signature, list(result))
+        elif not self._connection.offer_marshalled(header, signature, Marshalled(result)):
+            self._drop(header)
+
+    def _reply_error(self, header: Header, error: CallError) -> None:
+        if not header.flags & MessageFlag.NO_REPLY_EXPECTED.value:
+            self._reply(header, MessageType.ERROR, "s", [error.text], error.name)
+
+    def _reply(self, header: Header, kind: MessageType, signature: str, body: list[Any], error_name: str | None = None) -> None:
+        to, serial = header.sender, header.serial
+        if not self._connection.offer(
+            Message(to, message_type=kind, reply_serial=serial, error_name=error_name, signature=signature, body=body)
+        ):
+            self._drop(header)
+
+    @staticmethod
+    def _drop(header: Header) -> None:
+        log.warning("the bus takes no more: an answer to %s is dropped", header.sender)
