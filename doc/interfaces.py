@@ -41,7 +41,7 @@ _CHANGES: Final = {
 _EXAMPLE = f"""busctl introspect {names.NAME} {names.PATH}
 busctl call {names.NAME} {names.PATH} {names.MANAGER} Pause su "maintenance" 3600
 busctl get-property {names.NAME} {names.PATH} {names.HOST} MemoryAvailable PressureLevel
-busctl monitor {names.NAME}
+gdbus monitor --system --dest {names.NAME}
 """
 
 

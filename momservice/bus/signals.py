@@ -109,8 +109,8 @@ class Signals(Watcher):
         record = self._guests.get(outcome.entity)
         old = self._targets.get(outcome.entity) or (record.balloon.get("current", 0) if record else 0)
         self._targets[outcome.entity] = kib
-        reason = ": ".join(filter(None, (place, outcome.reason)))
-        self._cycle.targets.append([outcome.entity, old * 1024, kib * 1024, time.time_ns() // 1000, self._public(outcome.entity, reason)])
+        reason = ": ".join(filter(None, (shown(place), self._public(outcome.entity, outcome.reason))))
+        self._cycle.targets.append([outcome.entity, old * 1024, kib * 1024, time.time_ns() // 1000, reason])
 
     def _judge(self, outcome: Outcome) -> None:
         key = (outcome.entity, outcome.control)
