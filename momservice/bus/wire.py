@@ -246,7 +246,10 @@ class Bus:
         """
         answer: asyncio.Future[Reply | None] = self._loop.create_future()
         self._send(message)
-        self._answers[message.serial] = answer
+        if self.ended.done():
+            answer.set_result(None)
+        else:
+            self._answers[message.serial] = answer
         return answer
 
     def forget(self, message: Message) -> None:

@@ -336,9 +336,11 @@ def test_a_bus_that_dies_under_calls_leaves_no_traceback(
         caller = await asyncio.to_thread(Stranger, address)
         await asyncio.to_thread(caller.send_all, [to(connection.unique_name, "SetPolicy", "s", "x") for _ in range(20)])
         unanswered = asyncio.ensure_future(connection.call(caller.name, PATH, PEER, "Ping", deadline_s=100))
-        while len(connection._server.pending) < 20:
-            await asyncio.sleep(0.01)
+        await until(lambda: len(connection._server.pending) == 20)
         bus.kill()
+        # Before the loop has looked at the socket.
+        with pytest.raises(BusLost):
+            await connection.call(caller.name, PATH, PEER, "Ping", deadline_s=100)
         with pytest.raises(BusLost):
             await unanswered
         served.gate.set()
