@@ -9,6 +9,7 @@ from functools import partial
 import pytest
 from dbus_next import Message, MessageType
 
+from momservice.bus.address import places
 from momservice.bus.bounds import CALL_BYTES, ROOM_BYTES, Charge, Minutely, Room, Seldom, Turns
 from momservice.bus.connection import CallError
 from momservice.bus.decoder import at_once, decoding
@@ -208,3 +209,15 @@ def test_one_record_of_each_kind_a_minute_is_due_and_tells_what_was_left_out() -
     assert [minutely.due(kind) for kind in ("a", "a", "b", "a")] == ["", None, "", None]
     now = 60
     assert [minutely.due(kind) for kind in ("a", "b")] == [" (and 2 more like this since the last such line)", ""]
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        ("unix:path=/run/dbus/system_bus_socket", ["/run/dbus/system_bus_socket"]),
+        ("unix:guid=1,path=/a%20b;tcp:host=x;unix:abstract=/c,guid=2", ["/a b", "\0/c"]),
+        ("unix:tmpdir=/tmp;nothing", []),
+    ],
+)
+def test_addresses_name_sockets(address: str, expected: list[str]) -> None:
+    assert places(address) == expected
