@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from blocks import Page, markdown, roff
 from cases import cases_and_snapshots
+from interfaces import interfaces
 from language import policy
 from names import fields
 from programs import configuration, program
@@ -25,6 +26,7 @@ PAGES: Final[Mapping[str, Callable[[], Page]]] = {
     "momd.conf.5": configuration,
     "mom-policy.5": policy,
     "mom-policy-test.5": cases_and_snapshots,
+    "org.ovirt.Mom1.5": interfaces,
     "mom-fields.7": fields,
     "momservice.8": lambda: program(service.arguments(), 8, "momd.conf(5), mom-policy(5), momctl(1)"),
     "momctl.1": lambda: program(momctl.arguments(), 1, "mom-policy(5), mom-policy-test(5), momservice(8), momd.conf(5)"),

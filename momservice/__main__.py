@@ -105,7 +105,7 @@ async def serve(settings: config.Config, read: Callable[[], config.Config]) -> i
     engine = Engine(settings, workshop.parts(settings), again, policies, Hypervisor(settings.libvirt_uri))
     policies.world, policies.changed = engine.snapshot, engine.wake
     await policies.start(settings)
-    service.publish(connection, engine, policies)
+    service.publish(connection, engine, policies, workshop.balloon_works)
     await connection.own(BUS_NAME)
     notify("READY=1")
     log.info("momservice %s runs", __version__)

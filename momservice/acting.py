@@ -12,7 +12,7 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 
-from momservice.controllers import Controller, HelperUnavailable, Outcome, World
+from momservice.controllers import SENT, Controller, HelperUnavailable, Outcome, World
 from momservice.policy import Decisions, Wanted
 from momservice.reasons import Reasons
 from momservice.text import shown
@@ -22,8 +22,6 @@ log = logging.getLogger(__name__)
 
 # The controller whose helper wants to be told that the service lives.
 LEASED = "KSM"
-# Outcomes of controls that reached kernel or guest.
-SENT = ("applied", "clamped")
 # What begins the name of a missed helper among the reasons.
 HELPER = "helper "
 

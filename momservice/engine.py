@@ -30,7 +30,7 @@ from momservice.reasons import Reasons
 from momservice.snapshot import EMPTY, Sample, Snapshot, Value
 from momservice.store import PolicyStore
 from momservice.text import shown
-from momservice.watching import PolicyRun, Watchers
+from momservice.watching import PolicyRun
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ class Parts:
 
     schema: Schema
     host: Sequence[HostCollector]
-    # What controllers need for safety and policies don't see.
+    # What controllers need for safety, or clients see, and policies don't.
     unseen: Sequence[HostCollector]
     guest: Sequence[GuestCollector]
     controllers: Sequence[Controller]
@@ -93,8 +93,8 @@ class Engine:
         self._hypervisor = hypervisor
         self._history = History(config.history_length)
         self._unseen: Sample = EMPTY
-        # Who wants to hear what happens.
-        self.watchers = Watchers()
+        # Who wants to hear what happens, here and in the store.
+        self.watchers = store.watchers
         # The last runs, newest last.
         self.runs: deque[PolicyRun] = deque(maxlen=KEPT_RUNS)
         self._run_number = 0
@@ -159,13 +159,20 @@ class Engine:
         """Stop deciding for so long, 0: until `resume`."""
         self._pause = Pause(reason or "paused by a client", time.monotonic() + seconds if seconds else None)
         log.info("paused %s: %s", f"for {seconds} s" if seconds else "until Resume", self._pause.reason)
+        self.watchers.tell("reasons_changed", self._reasons.lines)
 
     def resume(self) -> None:
         """End a pause. Without one nothing happens."""
         if self._pause:
             self._pause = None
             log.info("resumed")
+            self.watchers.tell("reasons_changed", self._reasons.lines)
             self.wake()
+
+    def set_verbosity(self, level: int) -> None:
+        """Log from this level of the logging module on, until the configuration is read again."""
+        logging.getLogger().setLevel(level)
+        log.info("the verbosity is %s from now on", logging.getLevelName(level).lower())
 
     def wake(self) -> None:
         """Run the policy now rather than at the end of the interval."""
@@ -325,6 +332,7 @@ class Engine:
         self._take(decisions)
         self.watchers.tell("ran", run)
         await self._actor.apply(run, self._world(), self._config.policy_engine_interval_s / 2)
+        self.watchers.tell("acted", run)
 
     def _take(self, decisions: Decisions) -> None:
         here = self._history.guests.keys() | {"host"}

@@ -19,8 +19,8 @@ from momservice.controllers.stats_period import StatsPeriod
 from momservice.engine import Parts
 from momservice.fields import GUEST_PROPERTIES, HOST_PROPERTIES, Control, Field, Schema, names
 
-# The KSM controller compares what it wants with what there is.
-SAFETY = ("HostKSM",)
+# The KSM controller compares what it wants with what there is, and clients see the host's memory whatever policies see.
+ALWAYS = ("HostKSM", "HostMemory", "HostPressure")
 CONTROLLERS: Mapping[str, type[Ksm] | type[Balloon]] = {part.NAME: part for part in (Balloon, Ksm)}
 CONTROLS: Sequence[Control] = [
     *chain.from_iterable(part.CONTROLS for part in CONTROLLERS.values()),
@@ -80,6 +80,10 @@ class Workshop:
         self._ksm = Ksm(connection)
         self._period = StatsPeriod(guest_helper)
 
+    def balloon_works(self, uuid: str) -> bool | None:
+        """Whether a guest's balloon followed its targets; None when that hasn't been seen yet."""
+        return self._balloon.works(uuid)
+
     def parts(self, config: Config) -> Parts:
         """The parts that a configuration names. Raises ConfigError."""
         known = schema(config)
@@ -87,7 +91,7 @@ class Workshop:
         return Parts(
             known,
             [registry.HOST[name]() for name in config.host_collectors],
-            [registry.HOST[name]() for name in SAFETY if name not in config.host_collectors],
+            [registry.HOST[name]() for name in ALWAYS if name not in config.host_collectors],
             [registry.make_guest(name, self._balloon.works) for name in config.guest_collectors],
             [controllers[name] for name in config.controllers],
             self._period.ensure,

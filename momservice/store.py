@@ -25,6 +25,7 @@ from momservice.fields import Schema
 from momservice.policy import TEXT_BYTES, Diagnostic, Program, evaluate, load, trial_errors
 from momservice.snapshot import Snapshot, Value
 from momservice.text import shown
+from momservice.watching import Watchers
 
 log = logging.getLogger(__name__)
 
@@ -69,12 +70,16 @@ class Built:
     program: Program
     values: Mapping[str, Value]
 
+    def in_force(self) -> dict[str, Value]:
+        """The value of each parameter: a client's, or the policy's default."""
+        return {**self.program.parameters, **self.values}
+
 
 class PolicyStore:
     """The policies in force. `program` and `values` belong together and are swapped together; a run takes both at its start.
 
-    `world` gives the live world for trials, None while there is none; `changed` is called after each change. What clients load lasts until
-    the service ends.
+    `world` gives the live world for trials, None while there is none; `changed` is called after each change, then the watchers are told
+    what has changed. What clients load lasts until the service ends.
     """
 
     def __init__(self, schema: Schema, offload: Offload) -> None:
@@ -87,6 +92,7 @@ class PolicyStore:
         self.problems: list[str] = []
         self.world: Callable[[], Snapshot | None] = lambda: None
         self.changed: Callable[[], None] = lambda: None
+        self.watchers = Watchers()
 
     @property
     def program(self) -> Program:
@@ -153,12 +159,21 @@ class PolicyStore:
 
     async def _change(self, make: Callable[[Layers], Layers], schema: Schema | None = None) -> int:
         async with self._next():
-            layers, known, world = self._built.layers, schema or self._schema, self.world()
+            before, known, world = self._built, schema or self._schema, self.world()
             # Making the set may read files, so it waits for its turn and stays out of the event loop too.
-            self._built = await self._offload(lambda: build(make(layers), known, world))
+            self._built = await self._offload(lambda: build(make(before.layers), known, world, before))
             self.generation += 1
+            # Still in turn, so that changes are told in their order.
+            self._tell(before)
+            return self.generation
+
+    def _tell(self, before: Built) -> None:
         self.changed()
-        return self.generation
+        if self.program is not before.program:
+            self.watchers.tell("policies_changed", self.generation, _different(before.layers.effective(), self.texts()))
+        old, new = before.in_force(), self._built.in_force()
+        if names := _different(old, new):
+            self.watchers.tell("parameters_changed", {name: new[name] for name in names if name in new})
 
     @asynccontextmanager
     async def _next(self) -> AsyncIterator[None]:
@@ -173,22 +188,38 @@ class PolicyStore:
             self._waiting -= 1
 
 
-def build(layers: Layers, schema: Schema, world: Snapshot | None) -> Built:
-    """Parse, check and try a set. Raises InvalidPolicy or LimitsExceeded."""
+def _different(old: Mapping[str, Value], new: Mapping[str, Value]) -> list[str]:
+    """The names of what isn't in both alike, sorted."""
+    return sorted(name for name in old.keys() | new.keys() if name not in old or name not in new or not _alike(old[name], new[name]))
+
+
+def _alike(one: Value, other: Value) -> bool:
+    """Equal, and of one type: for policies 1 and true aren't the same."""
+    return type(one) is type(other) and one == other
+
+
+def build(layers: Layers, schema: Schema, world: Snapshot | None, before: Built | None = None) -> Built:
+    """Parse, check and try a set. Raises InvalidPolicy or LimitsExceeded. The same texts keep their program."""
     texts = layers.effective()
     if len(texts) > MAX_POLICIES:
         raise errors.LimitsExceeded(f"{len(texts)} policies with those from files; at most {MAX_POLICIES} can be loaded")
     if sum(len(text.encode()) for text in layers.texts.values()) > MAX_TEXT_BYTES:
         raise errors.LimitsExceeded(f"policies loaded by clients may have {MAX_TEXT_BYTES // 1024} KiB in all")
+    same = before is not None and before.program.schema == schema and before.layers.effective() == texts
+    program = before.program if before and same else _loaded(texts, schema)
+    values = _bindings(program, layers.parameters)
+    if world is not None:
+        fatal = trial_errors(evaluate(program, replace(world, parameters=values)))
+        if fatal:
+            raise errors.InvalidPolicy(f"{fatal[0].place}: {fatal[0].message}" + _more(fatal))
+    return Built(layers, program, values)
+
+
+def _loaded(texts: Mapping[str, str], schema: Schema) -> Program:
     loaded = load(texts, schema)
     if loaded.program is None:
         raise errors.InvalidPolicy(_summary([d for d in loaded.diagnostics if d.severity == "error"]))
-    values = _bindings(loaded.program, layers.parameters)
-    if world is not None:
-        fatal = trial_errors(evaluate(loaded.program, replace(world, parameters=values)))
-        if fatal:
-            raise errors.InvalidPolicy(f"{fatal[0].place}: {fatal[0].message}" + _more(fatal))
-    return Built(layers, loaded.program, values)
+    return loaded.program
 
 
 def _summary(found: Sequence[Diagnostic]) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from momservice.controllers import Outcome, World
 from momservice.policy import Decisions, Program
-from momservice.snapshot import Snapshot
+from momservice.snapshot import Snapshot, Value
 
 log = logging.getLogger(__name__)
 
@@ -46,8 +46,20 @@ class Watcher:
     def applied(self, run: PolicyRun, outcomes: Sequence[Outcome]) -> None:
         """A controller has told what became of its controls of that run (all in `run.outcomes` by now)."""
 
+    def acted(self, run: PolicyRun) -> None:
+        """A run is over: controllers have told what became of its controls, but for those that take too long, which tell later."""
+
     def reasons_changed(self, reasons: Mapping[str, str]) -> None:
         """The status or its reasons, by part, have changed."""
+
+    def policies_changed(self, generation: int, names: Sequence[str]) -> None:
+        """Other policies are in force: those of these names, sorted, are new, changed or gone (all others are what they were)."""
+
+    def parameters_changed(self, values: Mapping[str, Value]) -> None:
+        """These parameters are new or have another value in force, set or by default. One that is gone with its policy isn't told."""
+
+    def told(self) -> None:
+        """Called after each of the others: for those who only want to look again."""
 
 
 @dataclass(slots=True)
@@ -61,6 +73,7 @@ class Watchers:
         for watcher in self.all:
             try:
                 getattr(watcher, what)(*args)
+                watcher.told()
             except Exception:
                 # It must not stop the engine.
                 log.exception("internal error in %s.%s", type(watcher).__name__, what)

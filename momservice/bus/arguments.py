@@ -17,6 +17,7 @@ from momservice.bus.names import (
     UUID,
 )
 from momservice.bus.variants import from_variant
+from momservice.config import verbosity
 from momservice.errors import InvalidArgs, LimitsExceeded
 from momservice.text import shown
 
@@ -42,6 +43,14 @@ def checked_reason(text: str) -> str:
     if len(text) > MAX_REASON_CHARACTERS:
         raise LimitsExceeded(f"the reason has {len(text)} characters: at most {MAX_REASON_CHARACTERS} are allowed")
     return shown(" ".join(text.split()), MAX_REASON_CHARACTERS)
+
+
+def checked_verbosity(text: str) -> int:
+    """A level of the logging module."""
+    try:
+        return verbosity(text)
+    except ValueError as error:
+        raise InvalidArgs(f"{_quoted(text)} is no verbosity: it {error}") from None
 
 
 def checked_name(name: str) -> str:

@@ -11,6 +11,7 @@ from typing import Protocol
 
 from momservice.policy.decisions import Diagnostic
 from momservice.snapshot import Sample, Value
+from momservice.watching import Watchers
 
 
 class Parameter(Protocol):
@@ -35,6 +36,10 @@ class Parameter(Protocol):
 
 class Engine(Protocol):
     """The cycle, as far as clients see it."""
+
+    @property
+    def watchers(self) -> Watchers:
+        """Who hears what happens."""
 
     @property
     def interval_ms(self) -> int:
@@ -77,6 +82,9 @@ class Engine(Protocol):
 
     def resume(self) -> None:
         """End a pause."""
+
+    def set_verbosity(self, level: int) -> None:
+        """Log from this level of the logging module on, until the configuration is read again."""
 
     async def reload(self) -> None:
         """Read configuration and policy files again, all or nothing."""

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from momservice.bus.bounds import Seldom
 from momservice.bus.decoder import at_once, decoding
 from momservice.bus.library import Message, MessageFlag, NameFlag, RequestNameReply, Variant
-from momservice.bus.objects import ERROR, Call, CallError, Export, Interface, clean, load_interfaces
+from momservice.bus.objects import ERROR, Call, CallError, Export, Interface, Marshalled, clean, load_interfaces
 from momservice.bus.serving import BusLost, Server
 from momservice.bus.wire import CALL, MAX_BODY_BYTES, Bus, Header, Reply, Taker
 
@@ -30,6 +30,7 @@ __all__ = [
     "Connection",
     "Export",
     "Interface",
+    "Marshalled",
     "Signal",
     "Subscription",
     "Variant",
@@ -242,6 +243,10 @@ class Connection:
         """Answer for the given interfaces at `path`, besides the standard ones (properties are read-only)."""
         self._server.objects.serve(path, exports)
 
+    def withdraw(self, path: str) -> None:
+        """Answer for `path` no more."""
+        self._server.objects.withdraw(path)
+
     def emit(self, path: str, interface: str, member: str, signature: str = "", *args: Any) -> None:
         """Send a signal to everybody who listens. Never raises: it is dropped, and logged, when it can't be sent."""
         try:
@@ -255,6 +260,10 @@ class Connection:
     def offer(self, message: Message) -> bool:
         """Send a reply, or give False because the bus takes no more."""
         return self._bus.offer(message)
+
+    def offer_marshalled(self, call: Header, signature: str, body: bytes) -> bool:
+        """The same for a reply whose body has been marshalled already, little-endian."""
+        return self._bus.offer_marshalled(call, signature, body)
 
     def _on_header(self, header: Header) -> Taker:
         return self._server.on_call(header) if header.kind == CALL else self._on_signal(header)

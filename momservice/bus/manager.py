@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from momservice import API_VERSION, __version__
-from momservice.bus.arguments import checked_reason, checked_uuid
+from momservice.bus.arguments import checked_reason, checked_uuid, checked_verbosity
 from momservice.bus.backend import Engine, PolicyStore
 from momservice.bus.connection import Call, clean
 from momservice.bus.polkit import PolkitGate
@@ -16,7 +16,7 @@ from momservice.errors import UnknownGuest
 
 
 class Manager:
-    """One coroutine per method: types in, types out, one delegation."""
+    """One coroutine per method: types in, types out, one delegation. The large answers are in `shared`."""
 
     def __init__(self, engine: Engine, store: PolicyStore, gate: PolkitGate) -> None:
         self._engine, self._store, self._gate = engine, store, gate
@@ -49,11 +49,6 @@ class Manager:
         """`Ping() -> b`."""
         return [True]
 
-    async def get_statistics(self, _call: Call) -> Sequence[Any]:
-        """`GetStatistics() -> a{sv}, a{sa{sv}}`."""
-        host, guests = self._engine.statistics()
-        return [to_variants(host), {uuid: to_variants(sample) for uuid, sample in guests.items()}]
-
     async def get_host_statistics(self, _call: Call) -> Sequence[Any]:
         """`GetHostStatistics() -> a{sv}`."""
         return [to_variants(self._engine.statistics()[0])]
@@ -65,10 +60,6 @@ class Manager:
         if uuid not in guests:
             raise UnknownGuest(f"no guest {uuid} is monitored")
         return [to_variants(guests[uuid])]
-
-    async def get_active_guests(self, _call: Call) -> Sequence[Any]:
-        """`GetActiveGuests() -> a(ss)`."""
-        return [[[uuid, clean(name)] for uuid, name in self._engine.active_guests()]]
 
     async def pause(self, call: Call) -> Sequence[Any]:
         """`Pause(s, u)`."""
@@ -84,4 +75,9 @@ class Manager:
     async def reload(self, _call: Call) -> Sequence[Any]:
         """`Reload()`."""
         await self._engine.reload()
+        return []
+
+    async def set_verbosity(self, call: Call) -> Sequence[Any]:
+        """`SetVerbosity(s)`."""
+        self._engine.set_verbosity(checked_verbosity(call.args[0]))
         return []

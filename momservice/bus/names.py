@@ -11,6 +11,10 @@ PATH: Final = "/org/ovirt/Mom1"
 XML: Final = "org.ovirt.Mom1.xml"
 MANAGER: Final = "org.ovirt.Mom1.Manager"
 POLICY: Final = "org.ovirt.Mom1.Policy"
+HOST: Final = "org.ovirt.Mom1.Host"
+KSM: Final = "org.ovirt.Mom1.Ksm"
+GUEST: Final = "org.ovirt.Mom1.Guest"
+OBJECT_MANAGER: Final = "org.freedesktop.DBus.ObjectManager"
 
 # The policy that SetPolicy and GetPolicy mean.
 MAIN_POLICY: Final = "50_main_"
@@ -23,3 +27,12 @@ MAX_TEXT_BYTES: Final = 256 * 1024
 MAX_PARAMETERS: Final = 1024
 MAX_PARAMETER_BYTES: Final = 64 * 1024
 MAX_REASON_CHARACTERS: Final = 256
+# Entries that a signal has at most.
+MAX_ENTRIES: Final = 1000
+# Of a text in a signal.
+MAX_SIGNAL_CHARACTERS: Final = 200
+
+
+def guest_path(uuid: str) -> str:
+    """Where a guest's object is."""
+    return f"{PATH}/guest/{uuid.replace('-', '_')}"

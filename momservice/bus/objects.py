@@ -6,10 +6,10 @@ Part of the code that runs as root. Nothing here talks to the bus.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NewType
 from xml.etree import ElementTree
 
 from momservice.bus.library import Variant, intr
@@ -17,6 +17,7 @@ from momservice.bus.library import Variant, intr
 INTERFACES = Path(__file__).with_name("interfaces")
 ERROR = "org.freedesktop.DBus.Error."
 MAX_ERROR_CHARACTERS = 1000
+EMITS_CHANGED = "org.freedesktop.DBus.Property.EmitsChangedSignal"
 
 DOCTYPE = (
     '<!DOCTYPE node PUBLIC "-//freedesktop//DTD D-BUS Object Introspection 1.0//EN"\n'
@@ -60,17 +61,37 @@ class Call:
 
 
 Guard = Callable[[Call], Awaitable[None]]
+# Gives the out-arguments in their order, or Marshalled: as D-Bus has them, little-endian, for answers that many callers share.
 Method = Callable[[Call], Awaitable[Sequence[Any]]]
+Marshalled = NewType("Marshalled", bytes)
 
 
 @dataclass(frozen=True, slots=True)
 class Interface:
-    """One interface of the project's XML. `element` is it as it stands there, with its annotations, which dbus-next's own form lacks."""
+    """One interface of the project's XML. `element` is it as it stands there, with its annotations, which dbus-next's own form lacks.
+
+    `signals`: name -> signature. `changes`: property -> how its changes are told: "true", "invalidates", "false" or "const".
+    """
 
     name: str
     methods: Sequence[intr.Method]
     properties: Sequence[intr.Property]
     element: ElementTree.Element
+    signals: Mapping[str, str] = field(init=False)
+    changes: Mapping[str, str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        signals = {
+            signal.get("name", ""): "".join(arg.get("type", "") for arg in signal.iter("arg")) for signal in self.element.iter("signal")
+        }
+        changes = {
+            each.get("name", ""): note.get("value", "")
+            for each in self.element.iter("property")
+            for note in each.iter("annotation")
+            if note.get("name") == EMITS_CHANGED
+        }
+        object.__setattr__(self, "signals", signals)
+        object.__setattr__(self, "changes", changes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,10 +116,10 @@ class Export:
         if stray := self.signatures.keys() ^ self.methods.keys():
             raise TypeError(f"{self.interface.name}: implemented members differ from the XML: {sorted(stray)}")
 
-    def variants(self) -> dict[str, Variant]:
-        """All properties as variants of the declared signatures."""
+    def variants(self, names: Collection[str] | None = None) -> dict[str, Variant]:
+        """Properties, all of them or some, as variants of the declared signatures."""
         values = self.properties()
-        return {p.name: Variant(p.signature, values[p.name]) for p in self.interface.properties}
+        return {p.name: Variant(p.signature, values[p.name]) for p in self.interface.properties if names is None or p.name in names}
 
 
 def load_interfaces(file_name: str) -> dict[str, Interface]:
@@ -131,6 +152,10 @@ class Objects:
     def serve(self, path: str, exports: Sequence[Export]) -> None:
         """Add an object, or put it in the place of the one at this path."""
         self._exports[path] = {export.interface.name: export for export in exports}
+
+    def withdraw(self, path: str) -> None:
+        """Take an object away."""
+        self._exports.pop(path, None)
 
     def find(self, path: str, interface: str, member: str) -> Target:
         """What a call is for; it may leave the interface out (""). Raises CallError (UnknownObject, UnknownInterface, UnknownMethod)."""

@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Final
 
 from momservice.bus.connection import Call, CallError, Connection, Variant
-from momservice.bus.names import MANAGER, POLICY
+from momservice.bus.names import MANAGER, OBJECT_MANAGER, POLICY
 from momservice.errors import AccessDenied, InteractiveAuthorizationRequired, LimitsExceeded
 from momservice.text import shown
 
@@ -39,11 +39,14 @@ SET_PARAMETERS: Final = "org.ovirt.mom1.set-parameters"
 CONTROL: Final = "org.ovirt.mom1.control"
 
 _MEMBERS: Final[Mapping[str, Mapping[str, str]]] = {
-    FREE: {MANAGER: "Ping GetStatistics GetHostStatistics GetGuestStatistics GetActiveGuests"},
+    FREE: {
+        MANAGER: "Ping GetStatistics GetHostStatistics GetGuestStatistics GetActiveGuests",
+        OBJECT_MANAGER: "GetManagedObjects",
+    },
     READ: {POLICY: "GetPolicy GetNamedPolicies GetParameters"},
     LOAD_POLICY: {POLICY: "SetPolicy SetNamedPolicy SetPolicies RemoveNamedPolicy ResetPolicies ValidatePolicy"},
     SET_PARAMETERS: {POLICY: "SetParameters ReplaceParameters"},
-    CONTROL: {MANAGER: "Pause Resume Reload"},
+    CONTROL: {MANAGER: "Pause Resume Reload SetVerbosity"},
 }
 # (interface, member) -> action. A member without a row is refused.
 ACTIONS: Final[Mapping[tuple[str, str], str]] = MappingProxyType(

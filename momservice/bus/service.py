@@ -3,34 +3,50 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 from momservice.bus.backend import Engine, PolicyStore
+from momservice.bus.changes import Changes, Outbox, PropertyWatch
 from momservice.bus.connection import Connection, Export, load_interfaces
+from momservice.bus.guests import Guests
+from momservice.bus.host import HostObject
 from momservice.bus.manager import Manager
-from momservice.bus.names import MANAGER, PATH, POLICY, XML
+from momservice.bus.names import GUEST, HOST, KSM, MANAGER, OBJECT_MANAGER, PATH, POLICY, XML
 from momservice.bus.policy import Policy
 from momservice.bus.polkit import PolkitGate
+from momservice.bus.shared import Statistics
+from momservice.bus.signals import Signals
+from momservice.pressure import Pressure
 
 
-def publish(connection: Connection, engine: Engine, store: PolicyStore) -> None:
-    """Answer calls for the engine and the store from now on. Owning the name is left to the caller."""
+def publish(connection: Connection, engine: Engine, store: PolicyStore, works: Callable[[str], bool | None]) -> None:
+    """Answer calls for the engine and the store from now on, and signal what they tell. Owning the name is left to the caller.
+
+    `works`: whether a guest's balloon followed its targets, by UUID; None when that hasn't been seen yet.
+    """
     gate = PolkitGate(connection, partial(engine.set_reason, "polkit"))
     interfaces = load_interfaces(XML)
+    statistics = Statistics(engine)
     manager, policy = Manager(engine, store, gate), Policy(store, gate, connection.uid_of)
-    connection.serve(
-        PATH,
+    outbox, pressure = Outbox(), Pressure()
+    changes, host = Changes(connection, outbox), HostObject(pressure)
+    guests = Guests(connection, interfaces[GUEST], gate, outbox, changes, works)
+    signals = Signals(connection, interfaces, pressure)
+    guests.state_changed = signals.state_changed
+    exports = [
         Export(
             interfaces[MANAGER],
             {
                 "Ping": manager.ping,
-                "GetStatistics": manager.get_statistics,
+                "GetStatistics": statistics.statistics.answer,
                 "GetHostStatistics": manager.get_host_statistics,
                 "GetGuestStatistics": manager.get_guest_statistics,
-                "GetActiveGuests": manager.get_active_guests,
+                "GetActiveGuests": statistics.active_guests.answer,
                 "Pause": manager.pause,
                 "Resume": manager.resume,
                 "Reload": manager.reload,
+                "SetVerbosity": manager.set_verbosity,
             },
             manager.guard,
             manager.properties,
@@ -53,4 +69,10 @@ def publish(connection: Connection, engine: Engine, store: PolicyStore) -> None:
             },
             policy.guard,
         ),
-    )
+        Export(interfaces[HOST], {}, gate.authorize, host.host_properties),
+        Export(interfaces[KSM], {}, gate.authorize, host.ksm_properties),
+        Export(interfaces[OBJECT_MANAGER], {"GetManagedObjects": guests.managed_objects.answer}, gate.authorize),
+    ]
+    connection.serve(PATH, *exports)
+    # In this order: signals of what the guests have noted, then properties as the others have left them.
+    engine.watchers.all += [guests, signals, host, statistics, PropertyWatch(PATH, exports, changes)]

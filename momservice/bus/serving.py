@@ -48,6 +48,9 @@ class Sender(Protocol):
     def offer(self, message: Message) -> bool:
         """Send, or give False."""
 
+    def offer_marshalled(self, call: Header, signature: str, body: bytes) -> bool:
+        """Send a reply whose body has been marshalled, or give False."""
+
 
 class Server:
     """Answers calls for objects."""
@@ -131,7 +134,7 @@ class Server:
         try:
             result = await self._run(header, target, body)
             if not header.flags & MessageFlag.NO_REPLY_EXPECTED.value:
-                self._reply(header, MessageType.METHOD_RETURN, target.out_signature, list(result))
+                self._return(header, target.out_signature, result)
         except CallError as error:
             self._refuse(header, error)
         except BusLost:
@@ -196,9 +199,18 @@ class Server:
         if not header.flags & MessageFlag.NO_REPLY_EXPECTED.value:
             self._reply(header, MessageType.ERROR, "s", [error.text], error.name)
 
+    def _return(self, header: Header, signature: str, result: Sequence[Any]) -> None:
+        if not isinstance(result, bytes):
+            self._reply(header, MessageType.METHOD_RETURN, signature, list(result))
+        elif not self._connection.offer_marshalled(header, signature, result):
+            self._drop(header)
+
     def _reply(self, header: Header, kind: MessageType, signature: str, body: list[Any], error_name: str | None = None) -> None:
         to, serial = header.sender, header.serial
-        if not self._connection.offer(
-            Message(to, message_type=kind, reply_serial=serial, error_name=error_name, signature=signature, body=body)
-        ):
-            log.warning("the bus takes no more: an answer to %s is dropped", to)
+        message = Message(to, message_type=kind, reply_serial=serial, error_name=error_name, signature=signature, body=body)
+        if not self._connection.offer(message):
+            self._drop(header)
+
+    @staticmethod
+    def _drop(header: Header) -> None:
+        log.warning("the bus takes no more: an answer to %s is dropped", header.sender)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Protocol
+from typing import ClassVar, Final, Literal, Protocol
 
 from momservice.bus.connection import BusLost, CallError, Connection
 from momservice.fields import Control
@@ -16,6 +16,8 @@ from momservice.snapshot import Sample, Value
 # applied: sent and confirmed; unchanged: nothing to send; clamped: applied after clamping; held: not sent because the guest is held;
 # refused: never sent (bad value, unsafe); failed: sent, and the helper or libvirt said no.
 Status = Literal["applied", "unchanged", "clamped", "held", "refused", "failed"]
+# Those of controls that reached kernel or guest.
+SENT: Final = ("applied", "clamped")
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,12 +3,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Literal
+
 from momservice.hypervisor import JOB_UNKNOWN, GuestRecord
 
 RUNNING = 1
 # libvirt's numbers of domain states, in words.
 STATES = {2: "blocked", 3: "paused", 4: "shutting down", 5: "shut off", 6: "crashed", 7: "suspended by itself"}
 STALE_INTERVALS = 3
+NO_STATISTICS = "the guest gives no memory statistics"
+State = Literal["managed", "held", "unmanaged"]
 # Figures that only a balloon driver inside the guest can have told.
 DRIVER_FIGURES = ("available", "unused", "usable")
 
@@ -26,9 +31,33 @@ def stale_reason(record: GuestRecord, wall_s: float, interval_s: float) -> str:
     """Why a guest's memory statistics are no figures; "" if they are fresh: at most three guest intervals old."""
     told_s = record.balloon.get("last-update", 0)
     if not told_s or not any(name in record.balloon for name in DRIVER_FIGURES):
-        return "the guest gives no memory statistics"
+        return NO_STATISTICS
     age_s = wall_s - told_s
     # A stamp of the future says that the host's clock was set; how old the figures are, nobody knows then.
     if abs(age_s) > STALE_INTERVALS * interval_s:
         return f"the guest's memory statistics are {abs(age_s):.0f} s {'old' if age_s > 0 else 'ahead of the clock'}"
     return ""
+
+
+def capabilities(record: GuestRecord, works: bool | None, wall_s: float, interval_s: float) -> dict[str, str]:
+    """What could be done with a guest -> why it can't be, "" if it can. The reasons stay the same as long as nothing changes.
+
+    `works`: whether the balloon followed its targets; None when that hasn't been seen yet.
+    """
+    stale = stale_reason(record, wall_s, interval_s)
+    balloon = "" if record.facts.balloon else "the guest has no balloon device"
+    if works is False:
+        balloon = balloon or "the guest's balloon doesn't follow its targets"
+    return {
+        "balloon": balloon,
+        "statistics": "the guest's memory statistics are out of date" if stale and stale != NO_STATISTICS else stale,
+        "ksm": record.facts.unmergeable,
+    }
+
+
+def guest_state(record: GuestRecord, able: Mapping[str, str]) -> tuple[State, list[str]]:
+    """A guest's state, and why it is held or unmanaged. `able`: its capabilities."""
+    if reason := held_reason(record):
+        return "held", [reason]
+    reasons = [able[name] for name in ("balloon", "statistics") if able[name]]
+    return ("unmanaged" if reasons else "managed"), reasons

@@ -422,7 +422,7 @@ def test_introspection_data_is_that_of_the_xml(address: str) -> None:
         (found,) = [element for element in ElementTree.fromstring(text) if element.get("name") == MANAGER]
         assert ElementTree.tostring(found).strip() == ElementTree.tostring(interface.element).strip()
         told = {prop.get("name"): [each.get("value") for each in prop] for prop in found.iter("property")}
-        assert (told["Version"], told["Status"]) == (["const"], ["false"])
+        assert (told["Version"], told["Status"]) == (["const"], ["true"])
         caller.close()
         await caller.lost()
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import signal
 import subprocess
+import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 from lab import daemons
 from lab.host import Host
 from momservice.bus.connection import load_interfaces
-from momservice.bus.names import MANAGER, MAX_TEXT_BYTES, NAME, PATH, POLICY, XML
+from momservice.bus.names import GUEST, MANAGER, MAX_TEXT_BYTES, NAME, OBJECT_MANAGER, PATH, POLICY, XML
 from momservice.client import BlockingClient
 from momservice.errors import InvalidArgs, InvalidPolicy, LimitsExceeded, UnknownParameter
 
@@ -35,6 +36,8 @@ CALLS: dict[tuple[str, str], tuple[list[str], str]] = {
     (MANAGER, "Pause"): (["su", "a test", "3600"], ""),
     (MANAGER, "Resume"): ([], ""),
     (MANAGER, "Reload"): ([], ""),
+    (MANAGER, "SetVerbosity"): (["s", "debug"], ""),
+    (OBJECT_MANAGER, "GetManagedObjects"): ([], "a{oa{sa{sv}}} 0"),
     (POLICY, "SetPolicy"): (["s", "(+ 1 2)"], "t "),
     (POLICY, "GetPolicy"): ([], 's "(+ 1 2)"'),
     (POLICY, "GetNamedPolicies"): ([], "a{ss} 2 "),
@@ -115,10 +118,21 @@ def test_properties_are_readable_for_all_and_writable_for_nobody(host: Host) -> 
     assert "read-only" in refused.stderr
 
 
-def test_introspection_tells_that_properties_change_unannounced(host: Host) -> None:
-    shown = host.check(["busctl", "introspect", NAME, PATH, MANAGER])
-    assert "emits-change" not in shown
-    assert len([line for line in shown.splitlines() if " property " in line]) == 13
+def test_live_introspection_is_the_xml(host: Host) -> None:
+    call = ["gdbus", "introspect", "--system", "--xml", "--dest", NAME, "--object-path", PATH]
+    live = {found.get("name"): ET.tostring(found, "unicode").strip() for found in ET.fromstring(host.check(call)).iter("interface")}
+    ours = {name: ET.tostring(interface.element, "unicode").strip() for name, interface in load_interfaces(XML).items()}
+    assert {name: live.get(name) for name in ours if name != GUEST} == {name: text for name, text in ours.items() if name != GUEST}
+    assert set(live) - set(ours) == {f"org.freedesktop.DBus.{name}" for name in ("Introspectable", "Peer", "Properties")}
+
+
+def test_every_property_is_shown_with_its_value_and_how_its_changes_are_told(host: Host) -> None:
+    flags = {"true": "emits-change", "invalidates": "emits-invalidation", "const": "const"}
+    for name, interface in load_interfaces(XML).items():
+        if name != GUEST and interface.properties:
+            shown = host.check(["busctl", "introspect", NAME, PATH, name], user="alice").splitlines()
+            rows = {row[0].removeprefix("."): (row[2], row[-1]) for line in shown if (row := line.split())[1] == "property"}
+            assert rows == {prop.name: (prop.signature, flags[interface.changes[prop.name]]) for prop in interface.properties}
 
 
 @pytest.mark.parametrize(
@@ -133,6 +147,7 @@ def test_introspection_tells_that_properties_change_unannounced(host: Host) -> N
         (f"{POLICY}.SetNamedPolicy", ["string:../x", "string:1"], "InvalidArgs"),
         (f"{POLICY}.SetNamedPolicy", ["string:", "string:1"], "InvalidArgs"),
         (f"{POLICY}.RemoveNamedPolicy", ["string:a b"], "InvalidArgs"),
+        (f"{MANAGER}.SetVerbosity", ["string:loud"], "InvalidArgs"),
         (f"{MANAGER}.Pause", ["string:" + "x" * 257, "uint32:0"], "LimitsExceeded"),
     ],
 )

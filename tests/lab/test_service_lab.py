@@ -130,3 +130,34 @@ def test_a_guest_without_driver_and_one_that_ends_stop_nobody() -> None:
         host.wait_for(lambda: "vm3" not in host.check(["momctl", "stats"]), "the guest to be forgotten")
         assert host.status() == "active"
         assert "Traceback" not in host.log("momservice")
+
+
+def test_anybody_sees_guests_as_objects_and_hears_of_their_balloons() -> None:
+    with Host(guests=2, settle=True, ksm=False) as host:
+        listed = host.check(["busctl", "--list", "tree", "org.ovirt.Mom1"], user="alice").split()
+        objects = [f"/org/ovirt/Mom1/guest/00000000_0000_4000_8000_00000000000{number}" for number in (1, 2)]
+        assert [path for path in listed if path.startswith("/org/ovirt/Mom1/guest/")] == objects
+        property_of = ["busctl", "get-property", "org.ovirt.Mom1", objects[0], "org.ovirt.Mom1.Guest"]
+        host.wait_for(lambda: host.check([*property_of, "State"], user="alice") == 's "managed"\n', "the guest to be managed")
+        log = host.state / "signals"
+        with log.open("w") as file:
+            monitor = host.popen(["gdbus", "monitor", "--system", "--dest", "org.ovirt.Mom1"], user="alice", stdout=file)
+        try:
+            host.wait_for(lambda: "owned by" in log.read_text(), "the monitor")
+            set_parameters(host, {"pressure_threshold": 0.99})
+            host.wait_for(lambda: "BalloonTargetsChanged" in log.read_text(), "a balloon to get a target", 40, "momservice")
+            host.wait_for(lambda: f"{objects[0]}: " in (told := log.read_text()) and "'BalloonTarget': <" in told, "the object to tell", 10)
+            host.check(["virsh", "destroy", "vm2"])
+            host.wait_for(lambda: "InterfacesRemoved" in log.read_text(), "the end of a guest to be told", 40, "momservice")
+        finally:
+            monitor.kill()
+            monitor.wait()
+        lines = log.read_text().splitlines()
+        of_objects = [line for line in lines if ".ObjectManager.Interfaces" in line]
+        assert [line.split(" ", 1)[0] for line in of_objects] == ["/org/ovirt/Mom1:"]
+        assert objects[1] in of_objects[0]
+        assert any("ParametersChanged ({'pressure_threshold': <0.98999999999999999>},)" in line for line in lines)
+        assert any(line.startswith(f"{objects[0]}: ") and "'BalloonTarget': <uint64 " in line for line in lines)
+        assert not [line for line in lines if "org.ovirt.Mom1.Manager." in line and "vm" in line]
+        assert int(host.check([*property_of, "BalloonTarget"]).split()[1]) < 128 << 20
+        assert "Traceback" not in host.log("momservice")

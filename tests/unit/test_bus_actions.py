@@ -7,9 +7,9 @@ import asyncio
 import re
 import xml.etree.ElementTree as ET
 from pathlib import Path
-from typing import Any
 
 import pytest
+from test_engine import Bench
 
 from momservice.bus.connection import Call, CallError, Export, load_interfaces
 from momservice.bus.names import MANAGER, NAME, PATH, POLICY, XML
@@ -27,6 +27,9 @@ class Exports:
     def __init__(self) -> None:
         self.served: dict[str, tuple[Export, ...]] = {}
 
+    def emit(self, *_args: object) -> None:
+        pass
+
     def serve(self, path: str, *exports: Export) -> None:
         self.served[path] = exports
 
@@ -34,17 +37,12 @@ class Exports:
         return 1000
 
 
-class Anything:
-    """An engine and a store of which nothing is asked."""
-
-    def __getattr__(self, name: str) -> Any:
-        return lambda *_args: name
-
-
 def exports() -> dict[str, Export]:
-    connection = Exports()
-    publish(connection, Anything(), Anything())  # type: ignore[arg-type]  # stand-ins: nothing of them is called
-    return {export.interface.name: export for export in connection.served[PATH]}
+    """The service's interfaces, those of a guest too, over an engine with stand-ins."""
+    connection, bench = Exports(), Bench()
+    publish(connection, bench.engine, bench.store, lambda _uuid: None)  # type: ignore[arg-type]  # only that much of a connection is used
+    bench.rounds()
+    return {export.interface.name: export for path in connection.served for export in connection.served[path]}
 
 
 def xml_members() -> set[tuple[str, str]]:
@@ -61,7 +59,7 @@ def test_every_member_is_implemented() -> None:
 
 def test_free_members_change_nothing() -> None:
     free = {member for (_, member), action in ACTIONS.items() if action == FREE}
-    assert free == {"Ping", "GetStatistics", "GetHostStatistics", "GetGuestStatistics", "GetActiveGuests"}
+    assert free == {"Ping", "GetStatistics", "GetHostStatistics", "GetGuestStatistics", "GetActiveGuests", "GetManagedObjects"}
 
 
 def test_the_actions_file_has_the_actions_of_the_table() -> None:
@@ -87,6 +85,21 @@ def test_the_bus_policy_lets_only_mom_own_the_name() -> None:
     conf = ET.parse(ROOT / "dbus" / "org.ovirt.Mom1.conf").getroot()
     owners = [(policy.get("user"), allow.get("own")) for policy in conf for allow in policy if allow.get("own")]
     assert owners == [("mom", NAME)]
+
+
+def test_the_bus_policy_lets_everybody_ask_for_every_member() -> None:
+    conf = ET.parse(ROOT / "dbus" / "org.ovirt.Mom1.conf").getroot()
+    # Whatever names an interface or a member would have to be kept in step with the XML: what a caller may do is polkit's to say.
+    rules = [(policy.attrib, [(rule.tag, rule.attrib) for rule in policy]) for policy in conf]
+    assert ({"context": "default"}, [("allow", {"send_destination": NAME})]) in rules
+    assert not list(conf.iter("deny"))
+
+
+def test_properties_and_signals_of_the_xml_are_what_the_objects_have() -> None:
+    for name, export in exports().items():
+        assert set(export.variants()) == {prop.name for prop in load_interfaces(XML)[name].properties}, name
+        assert set(export.interface.changes) == set(export.variants()), name
+        assert set(export.interface.changes.values()) <= {"true", "invalidates", "const"}, name
 
 
 @pytest.mark.parametrize("interface", [MANAGER, POLICY])

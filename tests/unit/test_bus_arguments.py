@@ -4,10 +4,19 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 
 import pytest
 
-from momservice.bus.arguments import checked_name, checked_parameters, checked_policies, checked_reason, checked_uuid, policy_details
+from momservice.bus.arguments import (
+    checked_name,
+    checked_parameters,
+    checked_policies,
+    checked_reason,
+    checked_uuid,
+    checked_verbosity,
+    policy_details,
+)
 from momservice.bus.connection import Variant
 from momservice.bus.names import MAX_PARAMETERS, MAX_POLICIES, MAX_TEXT_BYTES
 from momservice.errors import InvalidArgs, LimitsExceeded
@@ -35,6 +44,19 @@ def test_uuids_are_taken_in_either_case_and_made_canonical() -> None:
 def test_what_is_no_uuid_is_refused(text: str) -> None:
     with pytest.raises(InvalidArgs):
         checked_uuid(text)
+
+
+def test_verbosities_are_those_of_the_configuration() -> None:
+    assert [checked_verbosity(text) for text in ("debug", "5", "warn", "1")] == [
+        logging.DEBUG,
+        logging.DEBUG,
+        logging.WARNING,
+        logging.CRITICAL,
+    ]
+    for text in ("", "loud", "6", "DEBUG", "x" * 1000):
+        with pytest.raises(InvalidArgs, match="5/debug 4/info 3/warn 2/error 1/critical") as refused:
+            checked_verbosity(text)
+        assert len(str(refused.value)) < 150
 
 
 @pytest.mark.parametrize("name", ["50_main_", "a", "_", "9.x-y", "a" * 64])

@@ -385,3 +385,15 @@ def test_all_rounds_run_together() -> None:
 
     asyncio.run(asyncio.wait_for(scenario(), 30))
     assert fed
+
+
+def test_a_verbosity_lasts_until_the_configuration_is_read_again() -> None:
+    bench = Bench()
+    before = logging.getLogger().level
+    try:
+        bench.engine.set_verbosity(logging.ERROR)
+        assert logging.getLogger().level == logging.ERROR
+        asyncio.run(bench.engine.reload())
+        assert logging.getLogger().level == bench.config.verbosity
+    finally:
+        logging.getLogger().setLevel(before)

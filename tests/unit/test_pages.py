@@ -14,9 +14,13 @@ from pathlib import Path
 import pytest
 
 from momservice import config, snapshot_file
+from momservice.bus.connection import load_interfaces
+from momservice.bus.names import XML
+from momservice.bus.polkit import ACTIONS, FREE
 from momservice.cli import command
 from momservice.collectors import planned, registry
 from momservice.controllers import planned as planned_controllers
+from momservice.errors import MomError
 from momservice.fields import Field
 from momservice.parts import CONTROLLERS, schema
 from momservice.policy import cases, expected, load
@@ -30,7 +34,7 @@ sys.path.insert(0, str(ROOT / "doc"))
 from cases import CASES, SNAPSHOT  # noqa: E402 - see above
 from language import EXAMPLE, LEXEMES, Lexeme, written  # noqa: E402 - see above
 
-PAGES = ("momd.conf.5", "mom-policy.5", "mom-policy-test.5", "mom-fields.7", "momservice.8", "momctl.1")
+PAGES = ("momd.conf.5", "mom-policy.5", "mom-policy-test.5", "org.ovirt.Mom1.5", "mom-fields.7", "momservice.8", "momctl.1")
 ON_FORGES = ("mom-policy.5", "mom-policy-test.5", "mom-fields.7")
 
 
@@ -58,7 +62,7 @@ def test_groff_finds_no_fault_with_a_page(name: str) -> None:
 
 def test_every_page_is_built_and_installed() -> None:
     text = (ROOT / "doc/meson.build").read_text()
-    assert re.findall(r"'([a-z.-]+\.[1578])'", text) == list(PAGES)
+    assert re.findall(r"'([A-Za-z0-9.-]+\.[1578])'", text) == list(PAGES)
     done = subprocess.run(["/usr/bin/python3", ROOT / "doc/pages.py", "none"], capture_output=True, text=True, check=False)
     assert ", ".join(f"'{name}'" for name in PAGES) in done.stderr
 
@@ -87,6 +91,35 @@ def test_every_setting_is_on_its_page() -> None:
 @pytest.mark.parametrize(("name", "word"), [("momservice.8", "--check-config"), ("momctl.1", "momctl policy check")])
 def test_the_pages_of_programs_show_their_options(name: str, word: str) -> None:
     assert word.upper() in shown(name).upper()
+
+
+# --- the bus -----------------------------------------------------------------------------------------------------------------------------
+
+
+def test_every_member_of_the_bus_interfaces_is_on_their_page_with_its_signature_and_action() -> None:
+    text = shown("org.ovirt.Mom1.5")
+    for interface in load_interfaces(XML).values():
+        begin = text.index(f" {interface.name} ", text.index(" INTERFACES "))
+        for method in interface.methods:
+            arguments = ", ".join(f"{arg.signature} {arg.name}" for arg in method.in_args)
+            results = ", ".join(f"{arg.signature} {arg.name}" for arg in method.out_args)
+            line = text[text.index(f" {method.name}({arguments}){f' -> {results}' if results else ''} ", begin) :]
+            action = ACTIONS[interface.name, method.name]
+            needed = line.partition(" Needs ")
+            assert (action == FREE) or needed[2].startswith(f"{action}. "), method.name
+        for prop in interface.properties:
+            assert f" {prop.name} {prop.signature} " in text[begin:]
+        for member in interface.element.iter("signal"):
+            arguments = ", ".join(f"{arg.get('type')} {arg.get('name')}" for arg in member.iter("arg"))
+            assert f" {member.get('name')}({arguments}) " in text[begin:]
+
+
+def test_every_action_and_error_of_the_bus_is_on_its_page() -> None:
+    text = shown("org.ovirt.Mom1.5")
+    for action in set(ACTIONS.values()) - {FREE}:
+        assert re.search(rf" {re.escape(action)} [A-Z][^:]*: (nothing|an administrator's password)", text), action
+    for kind in MomError.__subclasses__():
+        assert f" {kind.error_name} {' '.join((kind.__doc__ or '').replace('`', '').split())} " in text
 
 
 # --- fields and controls -----------------------------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,9 @@ from momservice.bus.names import MAX_POLICIES, MAX_TEXT_BYTES
 from momservice.config import Config, read_text
 from momservice.fields import Names, Schema
 from momservice.policy import evaluate
-from momservice.snapshot import Entity, Snapshot
+from momservice.snapshot import Entity, Snapshot, Value
 from momservice.store import MAX_WAITING, PolicyStore, build_tolerantly
+from momservice.watching import Watcher
 
 SCHEMA = Schema(
     Names(frozenset({"mem_free"}), frozenset({"mem_free"}), frozenset({"ksm_run"}), frozenset()),
@@ -263,3 +264,45 @@ def test_a_reload_and_a_change_wait_for_each_other(tmp_path: Path, reload_first:
         assert made.texts() == {"a": "1", "b": "2"}
 
     asyncio.run(both())
+
+
+class Changes(Watcher):
+    """Writes down what changes."""
+
+    def __init__(self) -> None:
+        self.lines: list[object] = []
+
+    def policies_changed(self, generation: int, names: Sequence[str]) -> None:
+        self.lines.append((generation, names))
+
+    def parameters_changed(self, values: Mapping[str, Value]) -> None:
+        self.lines.append(values)
+
+
+def test_watchers_hear_which_policies_and_parameters_are_others_now(tmp_path: Path) -> None:
+    made, changes = started(tmp_path, a="(defvar i 1)", b="2"), Changes()
+    made.watchers.all.append(changes)
+
+    def heard(change: Any) -> list[object]:
+        changes.lines.clear()
+        asyncio.run(change)
+        return list(changes.lines)
+
+    assert heard(made.set_policies({"b": "3", "c": "(defvar f 0.5)"})) == [(1, ["b", "c"]), {"f": 0.5}]
+    assert heard(made.set_parameters({"i": 5}, 7)) == [{"i": 5}]
+    assert heard(made.set_parameters({"f": 1}, 7, replace=True)) == [{"f": 1.0, "i": 1}]
+    # The same again is a change that leads to nothing new.
+    assert heard(made.set_parameters({"f": 1}, 7)) == []
+    assert heard(made.set_policies({"b": "3"})) == []
+    assert heard(made.set_policies({"c": "(defvar f 2)"}, replace=True)) == [(6, ["a", "b", "c"]), {"f": 1}]
+    assert heard(made.reset()) == [(7, ["a", "b", "c"]), {"i": 1}]
+    assert heard(made.reset()) == []
+
+
+def test_the_same_texts_keep_their_program_unless_other_names_are_known(tmp_path: Path) -> None:
+    made = started(tmp_path, a="(defvar i 1)")
+    program = made.program
+    asyncio.run(made.set_parameters({"i": 5}, 7))
+    assert made.program is program
+    asyncio.run(made.reload(replace(Config(), policy_dir=tmp_path), replace(SCHEMA, host=SCHEMA.guest)))
+    assert made.program is not program
