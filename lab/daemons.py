@@ -1,11 +1,15 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What runs in the lab besides the guests, and the configuration it is given."""
 
+import os
 import shutil
 import textwrap
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from lab.packages import ensure_dbus_fast
+
+LIBRARY = "MOM_BUS_LIBRARY"
 QEMU_CONF = """\
 security_driver = "none"
 user = "root"
@@ -35,11 +39,11 @@ guest-manager-interval: 1
 policy-engine-interval: 2
 """
 # Stands in for systemd when a helper is activated: out of dbus-daemon's hands into the supervisor's, its own log, and for
-# root no capabilities. {0}: the folder of the logs.
+# root no capabilities. {0}: the folder of the logs. {1}: the bus library, if not the usual one.
 ACTIVATE = """\
 #!/bin/sh
 exec >>"{0}/$(basename "$1").log" 2>&1
-export STATE_DIRECTORY="/var/lib/$(basename "$1")"
+export STATE_DIRECTORY="/var/lib/$(basename "$1")" MOM_BUS_LIBRARY="{1}"
 exec setsid --fork setpriv --no-new-privs --inh-caps=-all --bounding-set=-all -- "$@"
 """
 
@@ -77,11 +81,22 @@ def configure_bus(root: Path) -> None:
 def configure_activation(root: Path, logs: Path) -> None:
     """Put the stand-in for systemd before the programs of the installed activation files."""
     script = root / "usr/libexec/lab-activate"
-    script.write_text(ACTIVATE.format(logs), encoding="utf-8")
+    script.write_text(ACTIVATE.format(logs, bus_library().get(LIBRARY, "")), encoding="utf-8")
     script.chmod(0o755)
     for file in (root / "usr/share/dbus-1/system-services").glob("org.ovirt.Mom*.service"):
         lines = file.read_text(encoding="utf-8").replace("Exec=", "Exec=/usr/libexec/lab-activate ")
         file.write_text(lines, encoding="utf-8")
+
+
+def bus_library() -> dict[str, str]:
+    """What tells the project's programs which bus library to use, if the surroundings of ./dev do."""
+    return {LIBRARY: os.environ[LIBRARY]} if os.environ.get(LIBRARY) else {}
+
+
+def configure_library(root: Path) -> None:
+    """Put the bus library that isn't Debian's where the project's programs find it."""
+    if bus_library():
+        shutil.copytree(ensure_dbus_fast() / "dbus_fast", root / "usr/lib/python3/dist-packages/dbus_fast")
 
 
 def configure_libvirt(root: Path) -> None:

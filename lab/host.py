@@ -92,7 +92,7 @@ class Host:
         daemons.make_folder(self.logs, 0o1777)
         guardian = Guardian(self.state, self.knobs_before if self._ksm else None, keep)
         self._exit.callback(guardian.close)
-        self._ns = Namespace(self._wishes(), guardian.report, {"MOM_LAB": str(self.state)})
+        self._ns = Namespace(self._wishes(), guardian.report, {"MOM_LAB": str(self.state), **daemons.bus_library()})
         self._exit.callback(self._ns.close)
         self._install()
         self._start_daemons(image)
@@ -114,6 +114,7 @@ class Host:
         root = self.path("/")
         daemons.configure_bus(root)
         daemons.configure_activation(root, self.logs)
+        daemons.configure_library(root)
         daemons.configure_service(root, self._drop_in, self._policy)
         self.check(["chown", "messagebus", "/run/dbus"])
 

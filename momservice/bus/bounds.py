@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What one caller may take, so that something is left for the others: memory, and lines in the log.
+"""What one caller may take, so that something is left for the others: memory, turns, and lines in the log.
 
 Part of the code that runs as root.
 """
@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from momservice.bus.objects import ERROR, CallError
 
@@ -23,54 +24,84 @@ MAX_RECORDS, PER_S = 10, 60
 class Room:
     """The memory that calls under way may take, in bytes.
 
-    A user may take a quarter of what is left, so that something is left for the next. One small call everyone may always have.
+    A user may take a quarter of what is left, so that something is left for the next. One small call every connection may always have.
     """
 
     def __init__(self, size: int) -> None:
         self._left = size
         self._taken: Counter[object] = Counter()
+        self._calls: Counter[str] = Counter()
 
-    def take(self, user: object, size: int) -> None:
-        """Take room for a call, to be given back. Raises CallError (LimitsExceeded)."""
-        taken = self._taken[user]
-        if taken + size > self._left // 4 and (taken or size > SMALL_CALL_BYTES):
-            if not taken:
-                del self._taken[user]
+    def take(self, user: object, sender: str, size: int) -> Charge:
+        """Take room for a call. Raises CallError (LimitsExceeded)."""
+        self._take(user, size, may_always=not self._calls[sender] and size <= SMALL_CALL_BYTES)
+        self._calls[sender] += 1
+        return Charge(user, sender, size)
+
+    def move(self, charge: Charge, user: object) -> None:
+        """Charge somebody else, or nobody if that raises CallError (LimitsExceeded)."""
+        if user == charge.user:
+            return
+        self._give(charge.user, charge.size)
+        charge.user = None
+        self._take(user, charge.size, may_always=self._calls[charge.sender] == 1 and charge.size <= SMALL_CALL_BYTES)
+        charge.user = user
+
+    def give(self, charge: Charge) -> None:
+        """Give back what a call took."""
+        if charge.user is not None:
+            self._give(charge.user, charge.size)
+        self._calls[charge.sender] -= 1
+        if not self._calls[charge.sender]:
+            del self._calls[charge.sender]
+
+    def _take(self, user: object, size: int, may_always: bool) -> None:
+        if self._taken[user] + size > self._left // 4 and not may_always:
             raise CallError(ERROR + "LimitsExceeded", "too many calls under way: try again later")
         self._taken[user] += size
         self._left -= size
 
-    def give(self, user: object, size: int) -> None:
-        """Give back what a call took."""
+    def _give(self, user: object, size: int) -> None:
         self._left += size
         self._taken[user] -= size
         if not self._taken[user]:
             del self._taken[user]
 
-    def charge(self, user: object, size: int) -> Charge:
-        """Take, as something that can be moved and ended."""
-        self.take(user, size)
-        return Charge(self, user, size)
 
-
+@dataclass(slots=True)
 class Charge:
-    """What a call has taken."""
+    """What a call has taken. `user`: who is charged, None: nobody."""
 
-    def __init__(self, room: Room, user: object, size: int) -> None:
-        self._room, self._user, self._size = room, user, size
+    user: object
+    sender: str
+    size: int
 
-    def move(self, user: object) -> None:
-        """Charge somebody else. Raises CallError (LimitsExceeded); nobody is charged then."""
-        if user != self._user:
-            self.end()
-            self._room.take(user, self._size)
-            self._user = user
 
-    def end(self) -> None:
-        """Give it back."""
-        if self._user is not None:
-            self._room.give(self._user, self._size)
-            self._user = None
+class Turns:
+    """What waits to be done. Users take turns, and a user's connections do, however much one of them has waiting."""
+
+    def __init__(self) -> None:
+        self._users: dict[object, dict[str, deque[Callable[[], None]]]] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._users)
+
+    def put(self, user: object, sender: str, work: Callable[[], None]) -> None:
+        """Add something to be done."""
+        self._users.setdefault(user, {}).setdefault(sender, deque()).append(work)
+
+    def take(self) -> Callable[[], None]:
+        """What is to be done next."""
+        # Whoever had a turn goes to the end.
+        user, senders = next(iter(self._users.items()))
+        sender, works = next(iter(senders.items()))
+        del self._users[user], senders[sender]
+        work = works.popleft()
+        if works:
+            senders[sender] = works
+        if senders:
+            self._users[user] = senders
+        return work
 
 
 class Minutely:

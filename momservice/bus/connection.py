@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """A connection to the system bus as client and as server.
 
-Shared by momservice, momctl and both helpers, so it is part of the code that runs as root, with serving, objects, bounds, decoder, wire
-and library: small, and with nothing but the standard library and the bus library behind it. What they add to the latter: calls with
+Shared by momservice, momctl and both helpers, so it is part of the code that runs as root, with serving, objects, bounds, decoder, wire,
+address and library: small, and with nothing but the standard library and the bus library behind it. What they add to the latter: calls with
 deadlines that fail when the bus goes away, handlers that know their caller, members and signatures checked against the introspection XML
 before a body is read, room for others whatever one caller does, errors that are one line of text.
 """
@@ -261,9 +261,9 @@ class Connection:
         """Send a reply, or give False because the bus takes no more."""
         return self._bus.offer(message)
 
-    def offer_marshalled(self, header: Header, signature: str, body: Marshalled) -> bool:
-        """Send the reply to a call, its body as D-Bus has it, or give False because the bus takes no more."""
-        return self._bus.offer_marshalled(header, signature, body)
+    def offer_marshalled(self, call: Header, signature: str, body: bytes) -> bool:
+        """The same for a reply whose body has been marshalled already, little-endian."""
+        return self._bus.offer_marshalled(call, signature, body)
 
     def _on_header(self, header: Header) -> Taker:
         return self._server.on_call(header) if header.kind == CALL else self._on_signal(header)

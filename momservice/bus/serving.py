@@ -8,17 +8,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any, Protocol
 
-from momservice.bus.bounds import CALL_BYTES, ROOM_BYTES, SMALL_CALL_BYTES, Charge, Minutely, Room, Seldom
+from momservice.bus.bounds import CALL_BYTES, ROOM_BYTES, SMALL_CALL_BYTES, Charge, Minutely, Room, Seldom, Turns
 from momservice.bus.decoder import TooMuch, decoding, in_turns
 from momservice.bus.library import Message, MessageFlag, MessageType
-from momservice.bus.objects import ERROR, Call, CallError, Marshalled, Objects, Target
+from momservice.bus.objects import ERROR, Call, CallError, Objects, Target
 from momservice.bus.wire import MAX_BODY_BYTES, Header, Taker
 from momservice.text import shown
 
+# What calls may take of the loop before others, and reading, have their turn.
+TURN_S = 0.01
+MAX_PER_TURN = 64
 NO_OWNER = ERROR + "NameHasNoOwner"
 
 log = logging.getLogger(__name__)
@@ -44,8 +48,8 @@ class Sender(Protocol):
     def offer(self, message: Message) -> bool:
         """Send, or give False."""
 
-    def offer_marshalled(self, header: Header, signature: str, body: Marshalled) -> bool:
-        """Send the reply to a call, or give False."""
+    def offer_marshalled(self, call: Header, signature: str, body: bytes) -> bool:
+        """Send a reply whose body has been marshalled, or give False."""
 
 
 class Server:
@@ -57,6 +61,8 @@ class Server:
         self.pending: set[asyncio.Task[None]] = set()
         self._connection = connection
         self._refusals = Minutely()
+        self._turns = Turns()
+        self._per_turn, self._turn_began_s = 1, 0.0
         # Bodies that take their time are decoded one after the other, so that only one of them is in memory as values that nobody has seen.
         self._long = asyncio.Lock()
 
@@ -65,11 +71,50 @@ class Server:
         uid = self._connection.known_uid(header.sender)
         try:
             target = self._target(header)
-            charge = self.room.charge(header.sender if uid is None else uid, CALL_BYTES + header.body_bytes)
+            charge = self.room.take(header.sender if uid is None else uid, header.sender, CALL_BYTES + header.body_bytes)
         except CallError as error:
             self._refuse(header, error)
             return None
-        return lambda body: self._begin(self._answer(header, target, body, charge))
+
+        def take(body: bytearray) -> None:
+            work = partial(self._begin, partial(self._answer, header, target, body, charge))
+            if uid is None:
+                self._begin(partial(self._learn, header, charge, work))
+            else:
+                self._wait(charge, work)
+
+        return take
+
+    async def _learn(self, header: Header, charge: Charge, work: Callable[[], None]) -> None:
+        """Find out whose connection this is, and charge its user, who may have many."""
+        try:
+            self.room.move(charge, await self._connection.uid_of(header.sender))
+        except CallError as error:
+            self.room.give(charge)
+            self._refuse(header, error)
+        except BusLost:
+            self.room.give(charge)
+        else:
+            self._wait(charge, work)
+
+    def _wait(self, charge: Charge, work: Callable[[], None]) -> None:
+        """Answer when it is this caller's turn."""
+        if not self._turns:
+            asyncio.get_running_loop().call_soon(self._turn)
+        self._turns.put(charge.user, charge.sender, work)
+
+    def _turn(self) -> None:
+        """Begin some of what waits: as much as the loop did quickly last time, so that it comes back to whoever else wants it."""
+        loop = asyncio.get_running_loop()
+        quick = loop.time() - self._turn_began_s < TURN_S
+        self._per_turn = min(2 * self._per_turn, MAX_PER_TURN) if quick else max(self._per_turn // 2, 1)
+        self._turn_began_s = loop.time()
+        for _ in range(self._per_turn):
+            if not self._turns:
+                return
+            self._turns.take()()
+        if self._turns:
+            loop.call_soon(self._turn)
 
     def _target(self, header: Header) -> Target:
         if header.body_bytes > MAX_BODY_BYTES:
@@ -80,15 +125,13 @@ class Server:
             raise CallError(ERROR + "InvalidArgs", text)
         return target
 
-    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.ensure_future(work)
+    def _begin(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        task = asyncio.ensure_future(work())
         self.pending.add(task)
         task.add_done_callback(self.pending.discard)
 
     async def _answer(self, header: Header, target: Target, body: bytearray, charge: Charge) -> None:
         try:
-            # Known from a sender's second call on.
-            charge.move(await self._connection.uid_of(header.sender))
             result = await self._run(header, target, body)
             if not header.flags & MessageFlag.NO_REPLY_EXPECTED.value:
                 self._return(header, target.out_signature, result)
@@ -100,9 +143,9 @@ class Server:
             log.exception("internal error in %s.%s, called by %s", target.interface, target.member, header.sender)
             self._reply_error(header, CallError(ERROR + "Failed", "internal error: see the service's log"))
         finally:
-            charge.end()
+            self.room.give(charge)
 
-    async def _run(self, header: Header, target: Target, body: bytearray) -> Sequence[Any] | Marshalled:
+    async def _run(self, header: Header, target: Target, body: bytearray) -> Sequence[Any]:
         """Authorize, decode, run. Where the guard has to see the arguments it comes second."""
         export = target.export
         if not export:
@@ -143,7 +186,7 @@ class Server:
         self._reply_error(header, error)
         more = self._refusals.due(error.name)
         if more is not None:
-            self._begin(self._log_refusal(header, error, more))
+            self._begin(partial(self._log_refusal, header, error, more))
 
     async def _log_refusal(self, header: Header, error: CallError, more: str) -> None:
         uid = "unknown"
@@ -152,21 +195,20 @@ class Server:
         what, kind = shown(header.member), error.name.rpartition(".")[2]
         log.warning("refused %s to %s (uid %s): %s: %s%s", what, header.sender, uid, kind, shown(error.text), more)
 
-    def _return(self, header: Header, signature: str, result: Sequence[Any] | Marshalled) -> None:
-        if not isinstance(result, bytes):
-            self._reply(header, MessageType.METHOD_RETURN, signature, list(result))
-        elif not self._connection.offer_marshalled(header, signature, Marshalled(result)):
-            self._drop(header)
-
     def _reply_error(self, header: Header, error: CallError) -> None:
         if not header.flags & MessageFlag.NO_REPLY_EXPECTED.value:
             self._reply(header, MessageType.ERROR, "s", [error.text], error.name)
 
+    def _return(self, header: Header, signature: str, result: Sequence[Any]) -> None:
+        if not isinstance(result, bytes):
+            self._reply(header, MessageType.METHOD_RETURN, signature, list(result))
+        elif not self._connection.offer_marshalled(header, signature, result):
+            self._drop(header)
+
     def _reply(self, header: Header, kind: MessageType, signature: str, body: list[Any], error_name: str | None = None) -> None:
         to, serial = header.sender, header.serial
-        if not self._connection.offer(
-            Message(to, message_type=kind, reply_serial=serial, error_name=error_name, signature=signature, body=body)
-        ):
+        message = Message(to, message_type=kind, reply_serial=serial, error_name=error_name, signature=signature, body=body)
+        if not self._connection.offer(message):
             self._drop(header)
 
     @staticmethod

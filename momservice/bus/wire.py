@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import socket
 import struct
 import sys
@@ -18,8 +17,8 @@ from collections import deque
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import unquote
 
+from momservice.bus.address import authenticated
 from momservice.bus.decoder import Decoder, at_once, decoding
 from momservice.bus.library import Message, MessageType, marshal, signature_tree
 
@@ -27,7 +26,6 @@ __all__ = ["CALL", "MAX_BODY_BYTES", "Bus", "Header", "Reply", "Taker"]
 
 log = logging.getLogger(__name__)
 
-SYSTEM_BUS = "unix:path=/run/dbus/system_bus_socket"
 # Of calls and signals, which anybody may send.
 MAX_BODY_BYTES = 2 << 20
 # Of replies to calls of our own: only those who were asked can send them, and the statistics of thousands of guests are long. More than
@@ -37,7 +35,6 @@ MAX_REPLY_BYTES = 32 << 20
 MAX_HEADER_BYTES = 64 << 10
 # The specification's bound: what says that it is longer isn't a message.
 MAX_MESSAGE_BYTES = 128 << 20
-MAX_LINE_BYTES = 1000
 CHUNK_BYTES = 16 << 10
 # While more than this waits for the bus nothing more is read: what is answered faster than the bus takes it would pile up here.
 PAUSE_BYTES = 1 << 20
@@ -172,7 +169,7 @@ class Writer:
         self.queued_bytes = 0
 
     def write(self, *pieces: bytes | bytearray) -> None:
-        """Queue a message, in one piece or several; nothing of it is copied."""
+        """Queue a message; nothing of it is copied."""
         idle = not self._queue
         self._queue += map(memoryview, pieces)
         self.queued_bytes += sum(map(len, pieces))
@@ -220,14 +217,13 @@ class Bus:
     @classmethod
     async def connect(cls, address: str | None) -> Bus:
         """Connect to the bus at one of the places in a D-Bus address, or to the system bus. Raises OSError or ValueError."""
-        bus = cls(await _authenticated(address or os.environ.get("DBUS_SYSTEM_BUS_ADDRESS") or SYSTEM_BUS))
+        bus = cls(await authenticated(address))
         try:
             hello = await bus.ask(Message(*HELLO))
             if hello is None or hello.error_name:
                 raise ConnectionError("the bus lets nobody in")
             (bus.unique_name,) = hello.body
         except BaseException:
-            # Also whoever doesn't wait any longer leaves no half-open connection behind.
             bus.disconnect()
             raise
         return bus
@@ -251,7 +247,10 @@ class Bus:
         """
         answer: asyncio.Future[Reply | None] = self._loop.create_future()
         self._send(message)
-        self._answers[message.serial] = answer
+        if self.ended.done():
+            answer.set_result(None)
+        else:
+            self._answers[message.serial] = answer
         return answer
 
     def forget(self, message: Message) -> None:
@@ -268,7 +267,7 @@ class Bus:
     def offer_marshalled(self, call: Header, signature: str, body: bytes) -> bool:
         """Queue the reply to a call whose body, of that signature, has been marshalled already, little-endian; False if it was dropped.
 
-        Raises ValueError for one that is longer than the bus takes.
+        Raises ValueError for one that is too long.
         """
         if self._writer.queued_bytes > MAX_QUEUED_BYTES:
             return False
@@ -282,8 +281,7 @@ class Bus:
         self._write(marshal(message))
 
     def _write(self, *pieces: bytes | bytearray) -> None:
-        size = sum(map(len, pieces))
-        if size > MAX_REPLY_BYTES:
+        if (size := sum(map(len, pieces))) > MAX_REPLY_BYTES:
             raise ValueError(f"a message of {size} bytes: the bus takes none of over {MAX_REPLY_BYTES}")
         if not self.ended.done():
             self._writer.write(*pieces)
@@ -348,50 +346,3 @@ def _reply(header: Header, body: bytearray) -> Reply:
 
 def _failed(text: str) -> Reply:
     return Reply(FAILED, [text])
-
-
-async def _authenticated(address: str) -> socket.socket:
-    """A socket on which messages may be sent. Raises OSError or ValueError."""
-    error: Exception = ValueError(f"'{address}' is not the address of a bus on this machine")
-    for place in _places(address):
-        stream = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-        try:
-            stream.setblocking(False)
-            await _authenticate(stream, place)
-        except BaseException as raised:
-            stream.close()
-            if not isinstance(raised, OSError):
-                raise
-            error = raised
-        else:
-            return stream
-    raise error
-
-
-def _places(address: str) -> list[str]:
-    """The Unix sockets of a D-Bus address: "unix:path=/run/bus,guid=1;unix:abstract=bus"."""
-    found = []
-    for place in address.split(";"):
-        transport, _, rest = place.partition(":")
-        options = dict(option.partition("=")[::2] for option in rest.split(","))
-        if transport == "unix" and "path" in options:
-            found.append(unquote(options["path"]))
-        elif transport == "unix" and "abstract" in options:
-            found.append("\0" + unquote(options["abstract"]))
-    return found
-
-
-async def _authenticate(stream: socket.socket, place: str) -> None:
-    loop = asyncio.get_running_loop()
-    await loop.sock_connect(stream, place)
-    await loop.sock_sendall(stream, b"\0AUTH EXTERNAL " + str(os.geteuid()).encode().hex().encode() + b"\r\n")
-    line = b""
-    # The bus says no more before BEGIN.
-    while not line.endswith(b"\r\n") and len(line) < MAX_LINE_BYTES:
-        piece = await loop.sock_recv(stream, MAX_LINE_BYTES)
-        if not piece:
-            raise ConnectionError("the bus closes the connection at once")
-        line += piece
-    if not line.startswith(b"OK "):
-        raise ConnectionError("the bus doesn't accept us")
-    await loop.sock_sendall(stream, b"BEGIN\r\n")

@@ -7,11 +7,14 @@ import asyncio
 import gc
 import logging
 import pwd
+import re
 import signal
+import socket
 import struct
 import tracemalloc
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
@@ -336,9 +339,11 @@ def test_a_bus_that_dies_under_calls_leaves_no_traceback(
         caller = await asyncio.to_thread(Stranger, address)
         await asyncio.to_thread(caller.send_all, [to(connection.unique_name, "SetPolicy", "s", "x") for _ in range(20)])
         unanswered = asyncio.ensure_future(connection.call(caller.name, PATH, PEER, "Ping", deadline_s=100))
-        while len(connection._server.pending) < 20:
-            await asyncio.sleep(0.01)
+        await until(lambda: len(connection._server.pending) == 20)
         bus.kill()
+        # Before the loop has looked at the socket.
+        with pytest.raises(BusLost):
+            await connection.call(caller.name, PATH, PEER, "Ping", deadline_s=100)
         with pytest.raises(BusLost):
             await unanswered
         served.gate.set()
@@ -644,3 +649,78 @@ def test_bodies_of_many_values_are_decoded_in_turns_and_of_too_many_refused(addr
         assert min(turns) >= 20_000 // decoder.VALUES_PER_STEP
 
     run(address, scenario)
+
+
+def test_another_user_waits_for_a_turn_and_not_for_a_flood(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    events: list[str] = []
+    on_call, reply = serving.Server.on_call, serving.Server._reply
+
+    def called(self: serving.Server, header: wire.Header) -> wire.Taker:
+        events.append(f"call {header.sender}")
+        return on_call(self, header)
+
+    def replied(self: serving.Server, header: wire.Header, *rest: Any) -> None:
+        events.append(f"reply {header.sender}")
+        reply(self, header, *rest)
+
+    monkeypatch.setattr(serving.Server, "on_call", called)
+    monkeypatch.setattr(serving.Server, "_reply", replied)
+
+    async def scenario(connection: Connection, _served: Served) -> None:
+        floods, other = [await stranger(address) for _ in range(20)], await stranger(address, OTHER)
+        call = to(connection.unique_name, "GetPolicy")
+        for caller in (*floods, other):
+            await asyncio.to_thread(caller.call, call)
+        # While the loop is here the bus takes all of it.
+        for flood in floods:
+            flood.send_all([call] * 40)
+        serial = other.send(call)
+        await asyncio.to_thread(other.answer, serial)
+        begin = len(events) - 1 - events[::-1].index(f"call {other.name}")
+        end = len(events) - 1 - events[::-1].index(f"reply {other.name}")
+        # What has been begun before it came, and a turn.
+        assert sum(event.startswith("reply") for event in events[begin:end]) <= 2 * serving.MAX_PER_TURN
+
+    run(address, scenario)
+
+
+def test_few_users_of_connections_are_remembered(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "MAX_UIDS", 2)
+
+    async def scenario(served_by: Connection, _served: Served) -> None:
+        for _ in range(2):
+            for caller in [await stranger(address, uid) for uid in (ONE, OTHER, ONE)]:
+                assert (await asyncio.to_thread(caller.call, to(served_by.unique_name, "GetPolicy"))).body == [LONG]
+            assert sorted(served_by._uids.values()) == sorted([ONE, OTHER])
+        assert await served_by.uid_of(caller.name) == ONE
+        assert not served_by._asked_uids
+
+    run(address, scenario)
+
+
+def test_what_is_too_long_for_the_bus_is_not_sent(address: str, caplog: pytest.LogCaptureFixture) -> None:
+    async def scenario(sender: Connection, _served: Served) -> None:
+        sender.emit(PATH, MANAGER, "Long", "ay", bytes(wire.MAX_REPLY_BYTES))
+        assert await sender.owner_of(sender.unique_name) == sender.unique_name
+
+    run(address, scenario)
+    assert "Long can't be sent" in caplog.text
+
+
+def test_a_bus_that_is_none_is_told_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "CALL_DEADLINE_S", 0.1)
+
+    async def main() -> None:
+        with socket.socket(socket.AF_UNIX) as silent:
+            silent.bind(str(tmp_path / "silent"))
+            silent.listen()
+            for address, text in {
+                f"unix:path={tmp_path}/silent": "no answer within 0.1 s",
+                f"unix:path={tmp_path}/absent": "No such file or directory",
+                f"unix:path={tmp_path}/absent;unix:path={tmp_path}/silent": "no answer within 0.1 s",
+                "tcp:host=localhost,port=1": "'tcp:host=localhost,port=1' is not the address of a bus on this machine",
+            }.items():
+                with pytest.raises(BusLost, match=rf"^cannot connect to the system bus: .*{re.escape(text)}$"):
+                    await Connection.open(address)
+
+    asyncio.run(main())

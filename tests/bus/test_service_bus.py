@@ -347,7 +347,7 @@ def test_a_user_without_a_rule_reads_and_changes_nothing(host: Host, client: Blo
     assert (refused.returncode, refused.stderr.strip()) == (1, "Call failed: Access denied")
     assert client.policies() == before
     uid = int(host.check(["id", "-u", "alice"]))
-    assert f"(uid {uid}): needs authentication" in host.log("momservice")
+    assert f"(uid {uid}): InteractiveAuthorizationRequired: " in host.log("momservice")
 
 
 def test_a_rule_lets_a_user_in_at_once_and_only_where_it_says(host: Host) -> None:

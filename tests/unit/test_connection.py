@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 
 import pytest
 from dbus_next import Message, MessageType
 
-from momservice.bus.bounds import CALL_BYTES, ROOM_BYTES, Minutely, Room, Seldom
+from momservice.bus.address import places
+from momservice.bus.bounds import CALL_BYTES, ROOM_BYTES, Charge, Minutely, Room, Seldom, Turns
 from momservice.bus.connection import CallError
 from momservice.bus.decoder import at_once, decoding
 from momservice.bus.wire import MAX_BODY_BYTES, MAX_HEADER_BYTES, Header, Reader, Taker
@@ -120,20 +122,21 @@ def test_a_body_that_is_not_what_its_header_says_is_told(body: bytes) -> None:
         decode(ears.headers[0], bytearray(body))
 
 
-def taken(room: Room, sender: str, size: int) -> int:
-    """How many calls of this size a sender gets under way."""
-    for count in range(100_000):
+def taken(room: Room, user: str, size: int) -> list[Charge]:
+    """The calls of this size that a user gets under way."""
+    charges = []
+    for _ in range(100_000):
         try:
-            room.take(sender, size)
+            charges.append(room.take(user, user, size))
         except CallError as error:
             assert error.name.endswith("LimitsExceeded")
-            return count
+            return charges
     raise AssertionError
 
 
 def test_whoever_comes_later_finds_room() -> None:
     room = Room(ROOM_BYTES)
-    counts = [taken(room, f":1.{n}", CALL_BYTES) for n in range(50)]
+    counts = [len(taken(room, f":1.{n}", CALL_BYTES)) for n in range(50)]
     assert counts[0] > counts[1] > counts[2] > 200
     assert counts[-1] == 1
     assert sum(counts) * CALL_BYTES < ROOM_BYTES + 50 * CALL_BYTES
@@ -141,19 +144,54 @@ def test_whoever_comes_later_finds_room() -> None:
 
 def test_long_calls_leave_room_for_short_ones() -> None:
     room = Room(ROOM_BYTES)
-    assert taken(room, ":1.1", MAX_BODY_BYTES) == 6
+    assert len(taken(room, ":1.1", MAX_BODY_BYTES)) == 6
     for n in range(100):
         taken(room, f":1.{n}", MAX_BODY_BYTES)
-    assert taken(room, ":1.1000", CALL_BYTES) > 0
+    assert taken(room, ":1.1000", CALL_BYTES)
 
 
 def test_room_that_is_given_back_is_there_again() -> None:
     room = Room(ROOM_BYTES)
-    count = taken(room, CALLER, CALL_BYTES)
-    for _ in range(count):
-        room.give(CALLER, CALL_BYTES)
-    assert not room._taken
-    assert taken(room, CALLER, CALL_BYTES) == count
+    charges = taken(room, CALLER, CALL_BYTES)
+    for charge in charges:
+        room.give(charge)
+    assert (room._left, room._taken, room._calls) == (ROOM_BYTES, {}, {})
+
+
+def test_a_user_s_every_connection_may_have_one_small_call() -> None:
+    room = Room(ROOM_BYTES)
+    while len(room._calls) < 1000:
+        room.take(1000, f":1.{len(room._calls)}", CALL_BYTES)
+    with pytest.raises(CallError, match="too many"):
+        room.take(1000, ":1.0", CALL_BYTES)
+    room.take(1000, ":1.1000", CALL_BYTES)
+    with pytest.raises(CallError, match="too many"):
+        room.take(1000, ":1.1001", MAX_BODY_BYTES)
+
+
+def test_a_charge_is_moved_to_its_user() -> None:
+    room = Room(ROOM_BYTES)
+    charges = [room.take(f":1.{n}", f":1.{n}", MAX_BODY_BYTES) for n in range(8)]
+    moved = 0
+    with pytest.raises(CallError, match="too many"):
+        for charge in charges:
+            room.move(charge, 1000)
+            moved += 1
+    assert moved > 1
+    assert room._taken[1000] == moved * MAX_BODY_BYTES <= ROOM_BYTES // 4
+    for charge in charges:
+        room.give(charge)
+    assert (room._left, room._taken, room._calls) == (ROOM_BYTES, {}, {})
+
+
+def test_users_and_their_connections_take_turns() -> None:
+    turns, done = Turns(), list[str]()
+    for user, sender, count in ((1, "a", 3), (1, "b", 2), (2, "c", 1)):
+        for number in range(count):
+            turns.put(user, sender, partial(done.append, f"{sender}{number}"))
+    while turns:
+        turns.take()()
+    assert done == ["a0", "c0", "b0", "a1", "b1", "a2"]
 
 
 def test_ten_records_a_minute_reach_the_log() -> None:
@@ -173,19 +211,13 @@ def test_one_record_of_each_kind_a_minute_is_due_and_tells_what_was_left_out() -
     assert [minutely.due(kind) for kind in ("a", "b")] == [" (and 2 more like this since the last such line)", ""]
 
 
-def test_a_charge_moves_and_ends_once() -> None:
-    room = Room(ROOM_BYTES)
-    charge = room.charge(CALLER, MAX_BODY_BYTES)
-    charge.move(1000)
-    assert room._taken == {1000: MAX_BODY_BYTES}
-    for _ in range(2):
-        charge.end()
-        assert room._taken == {}
-    charges = [room.charge(f":1.{n}", MAX_BODY_BYTES) for n in range(9)]
-    with pytest.raises(CallError, match="too many"):
-        for charge in charges:
-            charge.move(1000)
-    assert room._taken[1000] <= ROOM_BYTES // 4
-    for charge in charges:
-        charge.end()
-    assert room._taken == {}
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        ("unix:path=/run/dbus/system_bus_socket", ["/run/dbus/system_bus_socket"]),
+        ("unix:guid=1,path=/a%20b;tcp:host=x;unix:abstract=/c,guid=2", ["/a b", "\0/c"]),
+        ("unix:tmpdir=/tmp;nothing", []),
+    ],
+)
+def test_addresses_name_sockets(address: str, expected: list[str]) -> None:
+    assert places(address) == expected

@@ -14,7 +14,6 @@ from momservice.bus.connection import Variant
 from momservice.bus.decoder import at_once, decoding
 from momservice.bus.marshal import array, entries, entry, keyed, texts
 from momservice.bus.variants import to_variants
-from momservice.bus.wire import Header
 
 TEXTS = st.text(st.characters(blacklist_categories=["Cs"], blacklist_characters="\0"), max_size=12)
 VALUES = st.one_of(st.none(), st.booleans(), st.integers(-(2**70), 2**70), st.floats(allow_nan=False), TEXTS)
@@ -33,11 +32,7 @@ TYPED = st.one_of(*(st.tuples(st.just(signature), values) for signature, values 
 
 
 def read(signature: str, body: bytes) -> list[Any]:
-    header = Header(
-        order="<", kind=2, flags=0, serial=1, body_bytes=len(body), sender="", path="", interface="", member="", error_name="",
-        reply_serial=1, signature=signature,
-    )  # fmt: skip
-    return at_once(decoding(header.order, header.signature, bytearray(body)))
+    return at_once(decoding("<", signature, bytearray(body)))
 
 
 @given(SAMPLES, st.dictionaries(TEXTS, SAMPLES, max_size=4))
