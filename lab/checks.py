@@ -10,7 +10,7 @@ from lab.packages import ensure_dbus_fast, ensure_packages, ensure_venv
 # Two workers: what the smallest machine has. Tests that share one lab host stay together on one of them (xdist_group).
 PYTEST = [PYTHON, "-m", "pytest", "--numprocesses=2", "--dist=loadgroup", "--durations=10", "-o", f"cache_dir={CACHE / 'pytest'}"]
 # What sends or receives; all of it runs with either bus library.
-ON_BOTH_LIBRARIES = ["tests/bus", "tests/unit/test_connection.py", "tests/unit/test_decoder.py", "tests/unit/test_variants.py"]
+ON_BOTH_LIBRARIES = ["tests/bus", *(f"tests/unit/test_{name}.py" for name in ("connection", "decoder", "variants", "marshal"))]
 
 
 def test(selection: list[str]) -> int:

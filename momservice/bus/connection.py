@@ -150,17 +150,27 @@ class Connection:
         return body[0] if body else None
 
     def known_uid(self, name: str) -> int | None:
-        """The user id behind a unique name, if it has been asked for before."""
+        """The user id behind a unique name. None: it isn't known yet; it will be when the bus has answered."""
+        if name not in self._uids:
+            self._asked_uid(name)
         return self._uids.get(name)
 
     async def uid_of(self, name: str) -> int:
         """The user id behind a bus name, as the bus saw it when the peer connected. Raises CallError when the name is gone."""
-        if name in self._uids:
-            return self._uids[name]
+        return self._uids[name] if name in self._uids else await asyncio.shield(self._asked_uid(name))
+
+    def _asked_uid(self, name: str) -> asyncio.Task[int]:
+        """One question for all who want to know."""
+
+        def answered(task: asyncio.Task[int]) -> None:
+            del self._asked_uids[name]
+            # Perhaps nobody waits for the error.
+            _ = task.cancelled() or task.exception()
+
         if name not in self._asked_uids:
-            task = self._asked_uids[name] = asyncio.ensure_future(self._ask_uid(name))
-            task.add_done_callback(lambda _: self._asked_uids.pop(name))
-        return await asyncio.shield(self._asked_uids[name])
+            self._asked_uids[name] = asyncio.ensure_future(self._ask_uid(name))
+            self._asked_uids[name].add_done_callback(answered)
+        return self._asked_uids[name]
 
     async def _ask_uid(self, name: str) -> int:
         uid = int(await self._ask_bus("GetConnectionUnixUser", "s", name))

@@ -37,10 +37,10 @@ class Sender(Protocol):
     """What the server needs of the connection."""
 
     def known_uid(self, name: str) -> int | None:
-        """The user behind a bus name, if that has been asked before."""
+        """The user behind a bus name; None: not known yet, and asked for."""
 
     async def uid_of(self, name: str) -> int:
-        """The same, asked for if need be."""
+        """The same, when it is known."""
 
     async def machine_id(self) -> str:
         """The machine's identity."""
@@ -78,30 +78,32 @@ class Server:
 
         def take(body: bytearray) -> None:
             work = partial(self._begin, partial(self._answer, header, target, body, charge))
-            if uid is None:
+            if uid is None and len(body) > SMALL_CALL_BYTES:
                 self._begin(partial(self._learn, header, charge, work))
             else:
-                self._wait(charge, work)
+                # Those whose user isn't known yet share the turns of one.
+                self._wait(uid, header, work)
 
         return take
 
     async def _learn(self, header: Header, charge: Charge, work: Callable[[], None]) -> None:
-        """Find out whose connection this is, and charge its user, who may have many."""
+        """Find out whose connection this is before it gets room for more than little: its user may have many."""
         try:
-            self.room.move(charge, await self._connection.uid_of(header.sender))
+            uid = await self._connection.uid_of(header.sender)
+            self.room.move(charge, uid)
         except CallError as error:
             self.room.give(charge)
             self._refuse(header, error)
         except BusLost:
             self.room.give(charge)
         else:
-            self._wait(charge, work)
+            self._wait(uid, header, work)
 
-    def _wait(self, charge: Charge, work: Callable[[], None]) -> None:
+    def _wait(self, uid: int | None, header: Header, work: Callable[[], None]) -> None:
         """Answer when it is this caller's turn."""
         if not self._turns:
             asyncio.get_running_loop().call_soon(self._turn)
-        self._turns.put(charge.user, charge.sender, work)
+        self._turns.put(uid, header.sender, work)
 
     def _turn(self) -> None:
         """Begin some of what waits: as much as the loop did quickly last time, so that it comes back to whoever else wants it."""
