@@ -267,6 +267,11 @@ class Connection:
             # The library raises whatever it stumbles over.
             log.exception("internal error: the signal %s.%s can't be sent", interface, member)
 
+    @property
+    def congested(self) -> bool:
+        """Whether the bus takes less than it is sent, so that nothing more is read."""
+        return self._bus.congested
+
     def offer(self, message: Message) -> bool:
         """Send a reply, or give False because the bus takes no more."""
         return self._bus.offer(message)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from functools import partial
@@ -21,7 +22,7 @@ from momservice.bus.wire import MAX_BODY_BYTES, Header, Taker
 from momservice.text import shown
 
 # What calls may take of the loop before others, and reading, have their turn.
-TURN_S = 0.01
+TURN_S = 0.004
 MAX_PER_TURN = 64
 NO_OWNER = ERROR + "NameHasNoOwner"
 
@@ -35,6 +36,10 @@ class BusLost(Exception):
 
 class Sender(Protocol):
     """What the server needs of the connection."""
+
+    @property
+    def congested(self) -> bool:
+        """Whether the bus takes less than it is sent."""
 
     def known_uid(self, name: str) -> int | None:
         """The user behind a bus name; None: not known yet, and asked for."""
@@ -62,7 +67,7 @@ class Server:
         self._connection = connection
         self._refusals = Minutely()
         self._turns = Turns()
-        self._per_turn, self._turn_began_s = 1, 0.0
+        self._per_turn, self._turning, self._began_s = 1, False, 0.0
         # Bodies that take their time are decoded one after the other, so that only one of them is in memory as values that nobody has seen.
         self._long = asyncio.Lock()
 
@@ -101,22 +106,33 @@ class Server:
 
     def _wait(self, uid: int | None, header: Header, work: Callable[[], None]) -> None:
         """Answer when it is this caller's turn."""
-        if not self._turns:
-            asyncio.get_running_loop().call_soon(self._turn)
         self._turns.put(uid, header.sender, work)
+        if not self._turning:
+            self._turning = True
+            asyncio.get_running_loop().call_soon(self._turn)
 
     def _turn(self) -> None:
-        """Begin some of what waits: as much as the loop did quickly last time, so that it comes back to whoever else wants it."""
+        """Begin some of what waits. The loop comes to it after this, and then to whoever else wants it."""
         loop = asyncio.get_running_loop()
-        quick = loop.time() - self._turn_began_s < TURN_S
-        self._per_turn = min(2 * self._per_turn, MAX_PER_TURN) if quick else max(self._per_turn // 2, 1)
-        self._turn_began_s = loop.time()
+        loop.call_soon(self._began)
         for _ in range(self._per_turn):
-            if not self._turns:
-                return
-            self._turns.take()()
-        if self._turns:
-            loop.call_soon(self._turn)
+            if self._turns:
+                self._turns.take()()
+        loop.call_soon(self._ended)
+
+    def _began(self) -> None:
+        self._began_s = time.monotonic()
+
+    def _ended(self) -> None:
+        """Begin as much next time as takes some milliseconds."""
+        congested = self._connection.congested
+        quick = time.monotonic() - self._began_s < TURN_S and not congested
+        self._per_turn = min(2 * self._per_turn, MAX_PER_TURN) if quick else max(self._per_turn // 2, 1)
+        self._turning = bool(self._turns)
+        if self._turning and congested:
+            asyncio.get_running_loop().call_later(TURN_S, self._turn)
+        elif self._turning:
+            self._turn()
 
     def _target(self, header: Header) -> Target:
         if header.body_bytes > MAX_BODY_BYTES:

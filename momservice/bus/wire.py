@@ -286,13 +286,18 @@ class Bus:
         if not self.ended.done():
             self._writer.write(*pieces)
 
+    @property
+    def congested(self) -> bool:
+        """Whether the bus takes less than it is sent, so that nothing more is read."""
+        return self._writer.queued_bytes > PAUSE_BYTES
+
     def _resume(self) -> None:
         if self._paused:
             self._paused = False
             self._loop.add_reader(self._stream, self._read)
 
     def _read(self) -> None:
-        if self._writer.queued_bytes > PAUSE_BYTES:
+        if self.congested:
             self._paused = True
             self._loop.remove_reader(self._stream)
             return

@@ -2,13 +2,14 @@
 """The service on a private bus under floods: how long others wait for an answer, whether cycles keep their interval, how memory grows.
 
 answer_ms: Ping of a client that asks 20 times a second, measured inside the service from when the message could be read to when its answer
-was queued; highest and median. GetId_ms: the bus's own share, the median of a question that only the bus answers. cycle_s: the longest time
-between two runs of the policy, whose interval is 1 s. rss_mib: the service's memory at the end of the flood.
+was queued; highest and median, nan if none came. GetId_ms: the bus's own share, the median of a question that only the bus answers.
+cycle_s: the longest time between two runs of the policy, whose interval is 1 s. rss_mib: the service's memory at the end of the flood.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import multiprocessing
 import os
 import pwd
@@ -30,6 +31,7 @@ from lab.common import PYTHON, ROOT, LabError
 from lab.stranger import BUS, Stranger, call_of, empty_strings
 
 SECONDS = 5.0
+QUIET_S = 0.02
 NAME, PATH, MANAGER, POLICY = "org.ovirt.Mom1", "/org/ovirt/Mom1", "org.ovirt.Mom1.Manager", "org.ovirt.Mom1.Policy"
 GUESTS = 300
 DOMAIN = """<domain type="test"><name>vm{0}</name><uuid>00000000-0000-4000-8000-{0:012d}</uuid><memory unit="KiB">1048576</memory>
@@ -205,6 +207,8 @@ def asked_s(client: Stranger, message: Message) -> float:
 def figures_of(service: Service, flood: Flood | None, address: str) -> dict[str, float]:
     """One flood's figures."""
     client, bus_times = Stranger(address), []
+    # What the flood before has left behind is over.
+    wait_for(lambda: asked_s(client, call("Ping")) < QUIET_S, "the end of a flood")
     with flooded(flood, address):
         service.figures()
         end = time.monotonic() + SECONDS
@@ -214,7 +218,7 @@ def figures_of(service: Service, flood: Flood | None, address: str) -> dict[str,
             time.sleep(0.05)
         found, rss_mib = service.figures(), service.rss_mib()
     client.close()
-    runs, answers = found["runs_s"], found["answers_s"]
+    runs, answers = found["runs_s"], found["answers_s"] or [math.nan]
     return {
         "answer_ms": 1000 * statistics.median(answers),
         "answer_ms_max": 1000 * max(answers),
