@@ -245,7 +245,8 @@ def test_a_full_disk_refuses_loads_and_is_said_until_it_has_room(host: Host, cli
         assert again.parameters()["threshold"].value == 7
 
 
-def test_a_pause_shows_its_reason_and_ends(client: BlockingClient) -> None:
+def test_a_pause_shows_its_reason_and_ends(host: Host, client: BlockingClient) -> None:
+    host.wait_for(lambda: client.status().status == "degraded", "the first run")
     client.pause("a\nreason", 3600)
     status = client.status()
     assert (status.status, status.status_reasons[0]) == ("paused", "a reason")
