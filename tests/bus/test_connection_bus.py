@@ -183,7 +183,7 @@ def test_signatures_leave_nothing_behind(address: str) -> None:
         caller = await asyncio.to_thread(Stranger, address)
         sizes = []
         for turn in range(4):
-            variants = signatures(600, turn * 600)
+            variants = signatures(500, turn * 500)
             wrong = to(connection.unique_name, "Ping", "av", variants, interface=PEER)
             right = to(connection.unique_name, "SetParameters", "a{sv}", {str(n): variant for n, variant in enumerate(variants)})
             del variants
@@ -194,7 +194,7 @@ def test_signatures_leave_nothing_behind(address: str) -> None:
                 assert (await asyncio.to_thread(caller.answer, serial)).error_name == expected
                 assert len(SignatureTree._cache) < 50
             del wrong, right, message
-            assert library.signature_tree.cache_info().currsize <= 512
+            assert library._cached_tree.cache_info().currsize <= 512
             gc.collect()
             sizes.append(tracemalloc.get_traced_memory()[0])
         assert sizes[-1] < sizes[1] * 1.2
