@@ -108,6 +108,23 @@ def to(name: str, member: str, signature: str = "", *args: Any, interface: str =
     return Message(name, PATH, interface, member, signature=signature, body=list(args), flags=flags)
 
 
+def test_the_machine_has_an_identity_that_the_bus_is_not_asked_for(
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    """The system bus answers nobody, and with a text that tells the command line of whoever asks it."""
+    file = tmp_path / "machine-id"
+    monkeypatch.setattr(serving, "MACHINE_IDS", (tmp_path / "missing", file))
+
+    async def scenario(connection: Connection, _served: Served) -> None:
+        caller = await asyncio.to_thread(Stranger, address)
+        question = to(connection.unique_name, "GetMachineId", interface=PEER)
+        assert (await asyncio.to_thread(caller.call, question)).body == ["this machine has no identity"]
+        file.write_text("6d6f6d\n")
+        assert (await asyncio.to_thread(caller.call, question)).body == ["6d6f6d"]
+
+    run(address, scenario)
+
+
 def test_answers_that_nobody_reads_end_plain_dbus_next(address: str) -> None:
     async def main() -> None:
         bus, caller = await plain_server(address), await asyncio.to_thread(Stranger, address)
