@@ -181,11 +181,6 @@ class Connection:
             self._uids[name] = uid
         return uid
 
-    async def machine_id(self) -> str:
-        """The machine's identity, as the bus knows it."""
-        (identity,) = await self.call(BUS[0], BUS[1], "org.freedesktop.DBus.Peer", "GetMachineId")
-        return str(identity)
-
     async def owner_of(self, name: str) -> str | None:
         """The unique name that owns a well-known name, None if nobody does."""
         try:

@@ -95,8 +95,10 @@ class Decoder:
         return values
 
     def _variant(self, _kind: Any, depth: int) -> Steps[Any]:
-        yield from self._count(1)
-        (kind,) = signature_tree(self.basic("g")).types
+        signature = self.basic("g")
+        # To read a type takes as long as to read as many values, and as much memory.
+        yield from self._count(len(signature))
+        (kind,) = signature_tree(signature).types
         return variant(kind, (yield from self.any(kind, depth + 1)))
 
     def _array(self, kind: Any, depth: int) -> Steps[Any]:

@@ -34,8 +34,16 @@ __all__ = [
     "variant",
 ]
 
+# Longer signatures are none of ours, and a tree takes some 200 bytes for each character.
+CACHED_CHARACTERS = 32
+
 # The library's own cache may be a plain dict, which any caller could make grow for ever.
-signature_tree = lru_cache(maxsize=512)(SignatureTree)
+_cached_tree = lru_cache(maxsize=512)(SignatureTree)
+
+
+def signature_tree(signature: str) -> SignatureTree:
+    """The types of a signature. Raises what the library raises for what isn't one."""
+    return _cached_tree(signature) if len(signature) <= CACHED_CHARACTERS else SignatureTree(signature)
 
 
 def marshal(message: Message) -> bytearray:

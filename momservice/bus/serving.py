@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from typing import Any, Protocol
 
 from momservice.bus.bounds import CALL_BYTES, ROOM_BYTES, SMALL_CALL_BYTES, Charge, Minutely, Room, Seldom, Turns
@@ -25,6 +26,8 @@ from momservice.text import shown
 TURN_S = 0.004
 MAX_PER_TURN = 64
 NO_OWNER = ERROR + "NameHasNoOwner"
+# The system bus lets nobody ask itself for it.
+MACHINE_IDS = (Path("/etc/machine-id"), Path("/var/lib/dbus/machine-id"))
 
 log = logging.getLogger(__name__)
 log.addFilter(Seldom())
@@ -46,9 +49,6 @@ class Sender(Protocol):
 
     async def uid_of(self, name: str) -> int:
         """The same, when it is known."""
-
-    async def machine_id(self) -> str:
-        """The machine's identity."""
 
     def offer(self, message: Message) -> bool:
         """Send, or give False."""
@@ -167,7 +167,7 @@ class Server:
         """Authorize, decode, run. Where the guard has to see the arguments it comes second."""
         export = target.export
         if not export:
-            return await self._standard(target, await self._decoded(header, body))
+            return self._standard(target, await self._decoded(header, body))
         interactive = bool(header.flags & MessageFlag.ALLOW_INTERACTIVE_AUTHORIZATION.value)
 
         def call(args: Sequence[Any]) -> Call:
@@ -180,9 +180,9 @@ class Server:
             await export.guard(asked)
         return await export.methods[target.member](asked)
 
-    async def _standard(self, target: Target, args: Sequence[Any]) -> Sequence[Any]:
+    def _standard(self, target: Target, args: Sequence[Any]) -> Sequence[Any]:
         if target.member == "GetMachineId":
-            return [await self._connection.machine_id()]
+            return [_machine_id()]
         return self.objects.standard(target, args)
 
     async def _decoded(self, header: Header, body: bytearray) -> Sequence[Any]:
@@ -232,3 +232,12 @@ class Server:
     @staticmethod
     def _drop(header: Header) -> None:
         log.warning("the bus takes no more: an answer to %s is dropped", header.sender)
+
+
+def _machine_id() -> str:
+    """The machine's identity. Raises CallError if it has none."""
+    for path in MACHINE_IDS:
+        with suppress(OSError, ValueError):
+            if identity := path.read_text("ascii").strip():
+                return identity
+    raise CallError(ERROR + "Failed", "this machine has no identity")

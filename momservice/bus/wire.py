@@ -33,6 +33,8 @@ MAX_BODY_BYTES = 2 << 20
 MAX_REPLY_BYTES = 32 << 20
 # Five names of at most 255 bytes and a path. A longer header is nothing we could have a use for.
 MAX_HEADER_BYTES = 64 << 10
+# The types in all signatures of its fields, each known one has one; and the values in those that aren't known. Both are read in one go.
+MAX_HEADER_TYPES, MAX_HEADER_VALUES = 64, 500
 # The specification's bound: what says that it is longer isn't a message.
 MAX_MESSAGE_BYTES = 128 << 20
 CHUNK_BYTES = 16 << 10
@@ -83,10 +85,14 @@ class Reply:
 
 def _header(start: bytearray, fields: bytearray) -> Header:
     code, kind, flags, _version, body_bytes, serial, length = START[start[0]].unpack(start)
-    decoder, values = Decoder(ORDERS[code], start + fields, START_BYTES), dict[int, Any]()
+    decoder, values = Decoder(ORDERS[code], start + fields, START_BYTES, MAX_HEADER_VALUES), dict[int, Any]()
+    types = 0
     while decoder.offset < START_BYTES + length:
         decoder.align(8)
         field, signature = decoder.basic("y"), decoder.basic("g")
+        types += len(signature)
+        if types > MAX_HEADER_TYPES:
+            raise ValueError("the header has too many fields")
         # One that isn't known may be of any type.
         (values[field],) = [at_once(decoder.any(each)) for each in signature_tree(signature).types]
     sender, path, interface, member, error_name, signature = (

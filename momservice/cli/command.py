@@ -42,6 +42,9 @@ def arguments() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run momctl; gives the exit status."""
+    if sys.stdout is None:
+        complain("standard output is closed")
+        return FAILED
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A terminal or file that can't show a character gets another one, not a traceback.
         sys.stdout.reconfigure(errors="replace")
@@ -75,9 +78,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         signal.raise_signal(signal.SIGINT)
         return INTERRUPTED
     except BrokenPipeError:
-        # Whoever read our output has gone: python's last flush must not complain of it again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # Whoever read our output has gone.
+        _drop_output()
+        return FAILED
+    except OSError as error:
+        # Files that can't be read are problems of their own; this is a full disk.
+        complain(error.strerror or str(error))
+        _drop_output()
         return FAILED
     except Exception as error:
         complain(f"internal error, please report it: {type(error).__name__}: {error}")
         return FAILED
+
+
+def _drop_output() -> None:
+    """Let go of what couldn't be written: python's last flush must not complain of it again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

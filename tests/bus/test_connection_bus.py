@@ -108,6 +108,23 @@ def to(name: str, member: str, signature: str = "", *args: Any, interface: str =
     return Message(name, PATH, interface, member, signature=signature, body=list(args), flags=flags)
 
 
+def test_the_machine_has_an_identity_that_the_bus_is_not_asked_for(
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    """The system bus answers nobody, and with a text that tells the command line of whoever asks it."""
+    file = tmp_path / "machine-id"
+    monkeypatch.setattr(serving, "MACHINE_IDS", (tmp_path / "missing", file))
+
+    async def scenario(connection: Connection, _served: Served) -> None:
+        caller = await asyncio.to_thread(Stranger, address)
+        question = to(connection.unique_name, "GetMachineId", interface=PEER)
+        assert (await asyncio.to_thread(caller.call, question)).body == ["this machine has no identity"]
+        file.write_text("6d6f6d\n")
+        assert (await asyncio.to_thread(caller.call, question)).body == ["6d6f6d"]
+
+    run(address, scenario)
+
+
 def test_answers_that_nobody_reads_end_plain_dbus_next(address: str) -> None:
     async def main() -> None:
         bus, caller = await plain_server(address), await asyncio.to_thread(Stranger, address)
@@ -184,7 +201,7 @@ def test_signatures_leave_nothing_behind(address: str) -> None:
         caller = await asyncio.to_thread(Stranger, address)
         sizes = []
         for turn in range(4):
-            variants = signatures(600, turn * 600)
+            variants = signatures(500, turn * 500)
             wrong = to(connection.unique_name, "Ping", "av", variants, interface=PEER)
             right = to(connection.unique_name, "SetParameters", "a{sv}", {str(n): variant for n, variant in enumerate(variants)})
             del variants
@@ -195,7 +212,7 @@ def test_signatures_leave_nothing_behind(address: str) -> None:
                 assert (await asyncio.to_thread(caller.answer, serial)).error_name == expected
                 assert len(SignatureTree._cache) < 50
             del wrong, right, message
-            assert library.signature_tree.cache_info().currsize <= 512
+            assert library._cached_tree.cache_info().currsize <= 512
             gc.collect()
             sizes.append(tracemalloc.get_traced_memory()[0])
         assert sizes[-1] < sizes[1] * 1.2

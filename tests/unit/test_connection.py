@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+import struct
 from functools import partial
 
 import pytest
@@ -100,6 +101,30 @@ def test_a_header_field_that_is_not_known_is_passed_over() -> None:
     ears = Ears()
     ears.reader.feed(bytes(data))
     assert [(header.member, header.interface) for header in ears.headers] == [("First", "")]
+
+
+@pytest.mark.parametrize(
+    ("field", "number"),
+    [
+        pytest.param(b"\x64\xffa(" + b"i" * 252 + b")\0" + bytes(4), 1, id="a long signature"),
+        pytest.param(b"\x64\1y\0\7", 100, id="many fields"),
+        pytest.param(b"\x64\2au\0\0\0\0" + (4000).to_bytes(4, "little") + bytes(4000), 1, id="many values"),
+    ],
+)
+def test_a_header_that_would_take_long_to_read_is_passed_over(field: bytes, number: int) -> None:
+    """Fields that aren't known may be of any type, and dbus-broker hands them on."""
+
+    def with_fields(number: int) -> bytes:
+        plain = message("First")
+        (length,) = struct.unpack_from("<I", plain, 12)
+        fields = plain[16 : 16 + length]
+        for _ in range(number):
+            fields += bytes(-len(fields) % 8) + field
+        return plain[:12] + struct.pack("<I", len(fields)) + fields + bytes(-len(fields) % 8)
+
+    ears = Ears()
+    ears.reader.feed(with_fields(number) + with_fields(0))
+    assert ears.members() == ["First"]
 
 
 def test_an_overlong_header_is_passed_over() -> None:

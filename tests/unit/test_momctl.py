@@ -285,3 +285,14 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
     command = f"{sys.executable} -m momservice.cli policy test --json {CASES} | head -c 1"
     done = subprocess.run(["bash", "-c", command], cwd=ROOT, env=NO_BUS, capture_output=True, text=True, timeout=60, check=False)
     assert (done.stdout, done.stderr) == ("{", "")
+
+
+@pytest.mark.parametrize(
+    ("output", "said"),
+    [("> /dev/full", "momctl: No space left on device\n"), (">&-", "momctl: standard output is closed\n")],
+)
+def test_output_that_cannot_be_written_is_told_in_a_line(tmp_path: Path, output: str, said: str) -> None:
+    (tmp_path / "a.policy").write_text("1", encoding="utf-8")
+    command = f"{sys.executable} -m momservice.cli policy check {tmp_path}/a.policy {output}"
+    done = subprocess.run(["bash", "-c", command], cwd=ROOT, env=NO_BUS, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (1, said)
