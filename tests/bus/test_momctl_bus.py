@@ -40,7 +40,6 @@ PROPERTIES: dict[str, Any] = {
     "HypervisorConnected": True, "HelperAvailable": True, "PolkitAvailable": True, "LastEvaluation": 1_700_000_000_000_000,
     "EvaluationDuration": 1234, "LastError": "",
 }  # fmt: skip
-PAUSE = (MANAGER, "Pause")
 
 
 class Service:
