@@ -45,7 +45,8 @@ def program(parser: argparse.ArgumentParser, section: int, see: str) -> Page:
         yield from (Section("Exit status"), Text((parser.epilog or "").removeprefix("Exit status: ")))
         yield from (Section("See also"), Text(see))
 
-    return Page(parser.prog, section, (parser.description or "").split(":")[0].rstrip(".").lower(), blocks())
+    about = (parser.description or "").split(":")[0].rstrip(".")
+    return Page(parser.prog, section, about[:1].lower() + about[1:], blocks())
 
 
 def _usage(parser: argparse.ArgumentParser) -> str:

@@ -107,8 +107,8 @@ def _checked_parameter_name(name: str) -> str:
     return name
 
 
-def policy_details(member: str, texts: Mapping[str, str]) -> dict[str, str]:
-    """What polkit's rules and dialogs are told of checked policies: names, SHA-256 and size.
+def policy_details(request: str, texts: Mapping[str, str]) -> dict[str, str]:
+    """What polkit's rules and dialogs are told of checked policies: what is asked for, names, SHA-256 and size.
 
     The digest of one text is that of its bytes; that of several is taken over the lines that `sha256sum` prints for them in name order.
     """
@@ -119,5 +119,5 @@ def policy_details(member: str, texts: Mapping[str, str]) -> dict[str, str]:
     names = ", ".join(digests)
     if len(names) > MAX_NAMES_SHOWN:
         names = f"{names[:MAX_NAMES_SHOWN]}... ({len(digests)} in all)"
-    request = f"{member} {names}, {size} bytes, SHA-256 {digest}"
-    return {"mom.request": request, "mom.policy.names": names, "mom.policy.sha256": digest, "mom.policy.size": str(size)}
+    asked = f"{request} {names}, {size} bytes, SHA-256 {digest}"
+    return {"mom.request": asked, "mom.policy.names": names, "mom.policy.sha256": digest, "mom.policy.size": str(size)}

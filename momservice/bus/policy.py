@@ -40,7 +40,9 @@ class Policy:
                 return {"mom.request": f"{call.member} {checked_name(call.args[0])}"}
             case "ResetPolicies":
                 return {"mom.request": call.member}
-            case "SetPolicy" | "SetNamedPolicy" | "SetPolicies" | "ValidatePolicy" | "Evaluate" | "EvaluateNow":
+            case "SetPolicies":
+                return policy_details("SetPolicies, in place of all others:" if call.args[1] else call.member, _texts(call))
+            case "SetPolicy" | "SetNamedPolicy" | "ValidatePolicy" | "Evaluate" | "EvaluateNow":
                 return policy_details(call.member, _texts(call))
             case _:
                 return NO_DETAILS

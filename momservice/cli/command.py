@@ -21,7 +21,7 @@ from momservice.errors import AccessDenied, InteractiveAuthorizationRequired
 FAILED, WRONG_USAGE, NO_SERVICE, NOT_ALLOWED, INTERRUPTED = 1, 2, 3, 4, 130
 EXITS = (
     "Exit status: 0 done, 1 failed or refused, 2 wrong usage, 3 no service there, 4 not allowed. Verbs that go on until they are ended, "
-    "top and monitor, end with 0 then; others that are interrupted end as the signal ends them."
+    "top, monitor and record, end with 0 then; others that are interrupted end as the signal ends them."
 )
 
 

@@ -38,5 +38,5 @@ def guest_uuid(client: BlockingClient, guest: str) -> str:
         return guest
     found = [uuid for uuid, name in client.active_guests() if name == guest]
     if not found:
-        raise Problem(f"no guest named {guest} is monitored; `momctl stats` lists those that are")
+        raise Problem(f"no guest named {guest} is monitored; `momctl guests` lists those that are")
     return found[0]

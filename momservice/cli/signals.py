@@ -72,7 +72,7 @@ def _policies(args: Sequence[Any], _names: Names, _path: str) -> Told:
 
 def _parameters(args: Sequence[Any], _names: Names, _path: str) -> Told:
     (values,) = args
-    return [", ".join(f"{name}={value}" for name, value in sorted(values.items())) or "none are set"]
+    return [", ".join(f"{name}={value}" for name, value in sorted(values.items())) or "some are gone or have no value"]
 
 
 def _balloons(args: Sequence[Any], names: Names, _path: str) -> Told:

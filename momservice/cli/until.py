@@ -29,7 +29,9 @@ async def on_the_bus(deadline_s: float) -> AsyncIterator[tuple[Connection, Clien
     loop = asyncio.get_running_loop()
     end: asyncio.Future[None] = loop.create_future()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        loop.add_signal_handler(number, finish, end)
+        # Who starts us by nohup wants us to go on.
+        if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
+            loop.add_signal_handler(number, finish, end)
     try:
         connection = await Connection.open()
     except BusLost as error:

@@ -40,7 +40,6 @@ PROPERTIES: dict[str, Any] = {
     "HypervisorConnected": True, "HelperAvailable": True, "PolkitAvailable": True, "LastEvaluation": 1_700_000_000_000_000,
     "EvaluationDuration": 1234, "LastError": "",
 }  # fmt: skip
-PAUSE = (MANAGER, "Pause")
 
 
 class Service:
@@ -131,8 +130,8 @@ def service(address: str) -> Iterator[Service]:
 class Momctl:
     """momctl at work, on a pipe or at a terminal of its own."""
 
-    def __init__(self, address: str, *arguments: str, terminal: bool = False, **environment: str) -> None:
-        command = [sys.executable, "-m", "momservice.cli", *arguments]
+    def __init__(self, address: str, *arguments: str, begin: Sequence[str] = (), terminal: bool = False, **environment: str) -> None:
+        command = [*begin, sys.executable, "-m", "momservice.cli", *arguments]
         surroundings = {
             "DBUS_SYSTEM_BUS_ADDRESS": address, "PATH": "/usr/bin:/bin", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONUTF8": "1", "TERM": "xterm",
         }  # fmt: skip
@@ -280,6 +279,16 @@ def test_monitor_whose_reader_goes_ends_without_a_word(address: str, service: Se
             service.emit(MANAGER, "EvaluationRecovered")
             time.sleep(0.1)
         assert process.communicate() == (b"", b"")
+
+
+def test_monitor_outlives_its_terminal_under_nohup(address: str, service: Service) -> None:
+    with Momctl(address, "monitor", begin=["nohup"]) as momctl:
+        momctl.saying("the service is there")
+        momctl.signal(signal.SIGHUP)
+        service.emit(MANAGER, "EvaluationRecovered")
+        momctl.saying("EvaluationRecovered")
+        momctl.signal(signal.SIGTERM)
+        assert momctl.ended() == 0
 
 
 @pytest.mark.parametrize("verb", ["monitor", "top"])

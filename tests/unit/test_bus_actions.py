@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import re
 import xml.etree.ElementTree as ET
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from test_engine import Bench
 
 from momservice.bus.connection import Call, CallError, Export, load_interfaces
 from momservice.bus.names import MANAGER, NAME, PATH, POLICY, XML
+from momservice.bus.policy import Policy
 from momservice.bus.polkit import ACTIONS, CONTROL, EXPLAIN, FREE, LOAD_POLICY, READ, SET_PARAMETERS
 from momservice.bus.service import publish
 from momservice.explanations import Explainer
@@ -110,3 +112,13 @@ def test_a_member_without_a_row_is_refused(interface: str) -> None:
     with pytest.raises(CallError) as refused:
         asyncio.run(exports()[interface].guard(call))  # type: ignore[arg-type]  # a guard is a coroutine function
     assert refused.value.name == "org.freedesktop.DBus.Error.AccessDenied"
+
+
+@pytest.mark.parametrize(("replaces", "told"), [(False, "SetPolicies a, "), (True, "SetPolicies, in place of all others: a, ")])
+def test_whoever_decides_is_told_that_all_other_policies_would_go(replaces: bool, told: str) -> None:
+    class Gate:
+        async def authorize(self, _call: Call, details: Mapping[str, str]) -> None:
+            assert details["mom.request"].startswith(told)
+
+    policy = Policy(None, Gate(), None)  # type: ignore[arg-type]  # a guard asks nothing but the gate
+    asyncio.run(policy.guard(Call(":1.5", PATH, POLICY, "SetPolicies", ({"a": "1"}, replaces), interactive=False)))

@@ -133,6 +133,7 @@ PROPERTIES = "org.freedesktop.DBus.Properties"
     [
         (POLICY, "PolicyChanged", [4, ["10_ksm", "20_x"]], ["generation 4: 10_ksm, 20_x"]),
         (POLICY, "ParametersChanged", [{"b": Variant("d", 0.5), "a": Variant("b", True)}], ["a=True, b=0.5"]),
+        (POLICY, "ParametersChanged", [{}], ["some are gone or have no value"]),
         (
             MANAGER,
             "BalloonTargetsChanged",

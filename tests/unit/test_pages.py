@@ -99,6 +99,11 @@ def test_the_pages_of_programs_show_their_options(name: str, word: str) -> None:
     assert word.upper() in shown(name).upper()
 
 
+def test_a_program_is_described_in_its_own_spelling() -> None:
+    assert "mom-rpc-bridge - serves VDSM with the RPC of old" in shown("mom-rpc-bridge.8")
+    assert "momservice - the Memory Overcommitment Manager" in shown("momservice.8")
+
+
 # --- the bus -----------------------------------------------------------------------------------------------------------------------------
 
 

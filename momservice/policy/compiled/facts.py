@@ -35,7 +35,6 @@ class Fact(NamedTuple):
         return Fact(state, self.types | other.types, max(self.bits, other.bits))
 
 
-UNKNOWN: Final = Fact(MAYBE)
 UNDEFINED: Final = Fact(NEVER, 0, 0)
 
 
