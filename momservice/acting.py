@@ -15,7 +15,7 @@ from contextlib import suppress
 from momservice.controllers import SENT, Controller, HelperUnavailable, Outcome, World
 from momservice.policy import Decisions, Wanted
 from momservice.reasons import Reasons
-from momservice.text import shown
+from momservice.text import fault, shown
 from momservice.watching import PolicyRun, Watchers
 
 log = logging.getLogger(__name__)
@@ -77,7 +77,7 @@ class Actor:
             return
         except Exception as error:
             log.debug("controller %s", part.NAME, exc_info=True)
-            self._reasons.set(f"controller {part.NAME}", f"controller {part.NAME} failed: {type(error).__name__}: {error}")
+            self._reasons.set(f"controller {part.NAME}", f"controller {part.NAME} failed: {fault(error)}")
             return
         self._reasons.set(f"controller {part.NAME}", "")
         if any(outcome.status in SENT for outcome in outcomes):

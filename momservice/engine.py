@@ -30,7 +30,7 @@ from momservice.policy import Decisions, evaluate
 from momservice.reasons import Reasons
 from momservice.snapshot import EMPTY, Sample, Snapshot, Value
 from momservice.store import PolicyStore
-from momservice.text import shown
+from momservice.text import fault, shown
 from momservice.watching import PolicyRun
 
 log = logging.getLogger(__name__)
@@ -240,7 +240,7 @@ class Engine:
             self._reasons.set(f"round {name}", "")
         except Exception as error:
             log.debug("round %s", name, exc_info=True)
-            self._reasons.set(f"round {name}", f"internal error in the {name} round: {type(error).__name__}: {error}")
+            self._reasons.set(f"round {name}", f"internal error in the {name} round: {fault(error)}")
         self._beats[name] = (time.monotonic(), interval_s)
 
     async def _ticks(self, feed_watchdog: Callable[[], None]) -> None:
@@ -277,7 +277,7 @@ class Engine:
                 sample |= collect()
             except Exception as error:
                 log.debug("collector %s", name, exc_info=True)
-                problems.setdefault(name, f"collector {name} failed: {type(error).__name__}: {error}")
+                problems.setdefault(name, f"collector {name} failed: {fault(error)}")
         return sample
 
     def _blame(self, kind: str, names: Sequence[str], problems: Mapping[str, str]) -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -161,6 +162,13 @@ def test_a_broken_collector_costs_only_its_fields() -> None:
     bench.host.fault = None
     bench.rounds()
     assert bench.engine.status() == ("active", [])
+
+
+def test_a_reason_names_no_file() -> None:
+    bench = Bench()
+    bench.host.fault = OSError(errno.EACCES, "Permission denied", "/a/secret/file")
+    bench.rounds()
+    assert bench.engine.status() == ("degraded", ["collector HostPart failed: PermissionError: Permission denied"])
 
 
 def test_a_broken_guest_costs_only_its_own_fields() -> None:
