@@ -9,12 +9,13 @@ from typing import Any
 
 from momservice.bus.arguments import checked_name, checked_parameters, checked_policies, policy_details
 from momservice.bus.backend import Parameter, PolicyStore
-from momservice.bus.connection import Call, Variant, clean
+from momservice.bus.connection import Call, Marshalled, clean
 from momservice.bus.given import given_world
+from momservice.bus.marshal import array, entries, entry, keyed
 from momservice.bus.names import MAIN_POLICY
 from momservice.bus.polkit import NO_DETAILS, PolkitGate
 from momservice.bus.reports import decisions, diagnostic, findings
-from momservice.bus.variants import to_variants
+from momservice.bus.shared import in_slices
 
 
 class Policy:
@@ -86,9 +87,10 @@ class Policy:
         values, uid = checked_parameters(call.args[0]), await self._uid_of(call.sender)
         return [await self._store.set_parameters(values, uid, replace=call.member == "ReplaceParameters")]
 
-    async def get_parameters(self, _call: Call) -> Sequence[Any]:
-        """`GetParameters() -> a{sa{sv}}`."""
-        return [{name: _parameter(parameter) for name, parameter in self._store.parameters().items()}]
+    async def get_parameters(self, _call: Call) -> Marshalled:
+        """`GetParameters() -> a{sa{sv}}`. A policy may have thousands."""
+        parameters = self._store.parameters()
+        return Marshalled(array(await in_slices(keyed(name, _parameter(parameter)) for name, parameter in parameters.items())))
 
 
 def _texts(call: Call) -> dict[str, str]:
@@ -104,10 +106,7 @@ def _texts(call: Call) -> dict[str, str]:
             raise TypeError(f"{call.member} carries no policies")
 
 
-def _parameter(parameter: Parameter) -> dict[str, Variant]:
+def _parameter(parameter: Parameter) -> list[bytes]:
     """`value` (left out for nil), `origin`, `time` (us since the epoch), `uid` (only of a client's)."""
-    fields = to_variants({"value": parameter.value, "origin": parameter.origin})
-    fields["time"] = Variant("t", parameter.time_us)
-    if parameter.uid is not None:
-        fields["uid"] = Variant("u", parameter.uid)
-    return fields
+    fields = [*entries({"value": parameter.value, "origin": parameter.origin}), entry("time", "t", parameter.time_us)]
+    return fields if parameter.uid is None else [*fields, entry("uid", "u", parameter.uid)]

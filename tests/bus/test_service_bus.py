@@ -251,7 +251,8 @@ def test_a_pause_shows_its_reason_and_ends(host: Host, client: BlockingClient) -
     status = client.status()
     assert (status.status, status.status_reasons[0]) == ("paused", "a reason")
     client.resume()
-    assert client.status().status == "degraded"
+    # On a busy machine the first run is still to come.
+    assert client.status().status in ("starting", "degraded")
 
 
 # Dry runs and explanations
