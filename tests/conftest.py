@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Which tests may run side by side."""
+"""Which tests may run side by side; and buses of our own for what needs no host around it."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from lab.buses import BROKER, DAEMON, PrivateBus, private_bus
 
 HERE = Path(__file__).parent
 
@@ -21,3 +24,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         level = item.path.relative_to(HERE).parts[0]
         if level in ("lab", "bus") and not item.get_closest_marker("xdist_group"):
             item.add_marker(pytest.mark.xdist_group(level))
+
+
+@pytest.fixture(params=[DAEMON, BROKER])
+def bus(request: pytest.FixtureRequest) -> Iterator[PrivateBus]:
+    """A bus that any user may connect to."""
+    with private_bus(request.param) as running:
+        yield running
+
+
+@pytest.fixture
+def address(bus: PrivateBus) -> str:
+    """Where it is."""
+    return bus.address

@@ -12,7 +12,7 @@ import signal
 import socket
 import struct
 import tracemalloc
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from dbus_next._private.unmarshaller import Unmarshaller
 from dbus_next.aio import MessageBus
 from dbus_next.signature import SignatureTree
 
-from lab.buses import BROKER, DAEMON, PrivateBus, private_bus
+from lab.buses import BROKER, PrivateBus
 from lab.stranger import Stranger, empty_strings
 from momservice.bus import bounds, connection, decoder, library, serving, wire
 from momservice.bus.connection import ERROR, BusLost, Call, CallError, Connection, Export, Signal, load_interfaces
@@ -38,24 +38,12 @@ UNREAD = 10_000
 ONE, OTHER = (pwd.getpwnam(name).pw_uid for name in ("nobody", "daemon"))
 
 
-@pytest.fixture(params=[DAEMON, BROKER], autouse=True)
-def bus(request: pytest.FixtureRequest) -> Iterator[PrivateBus]:
-    """A bus of our own."""
-    with private_bus(request.param) as running:
-        yield running
-
-
 @pytest.fixture(autouse=True)
 def fresh_log(monkeypatch: pytest.MonkeyPatch) -> None:
     """What other tests have logged counts for nothing."""
     for module in (serving, connection):
         (seldom,) = module.log.filters
         monkeypatch.setattr(seldom, "_count", 0)
-
-
-@pytest.fixture
-def address(bus: PrivateBus) -> str:
-    return bus.address
 
 
 class Served:

@@ -23,7 +23,7 @@ from typing import Any
 import pytest
 from prometheus_client.openmetrics import parser as openmetrics
 
-from lab.buses import CONFIGURATION
+from lab.buses import PrivateBus
 from momservice.bus.connection import ERROR, Call, CallError, Connection, Export, Variant, load_interfaces
 from momservice.bus.names import MANAGER, NAME, PATH, POLICY, XML
 from momservice.bus.variants import to_variants
@@ -97,26 +97,6 @@ class Service:
         ]
         self.connection.serve(PATH, *exports)
         await self.connection.own(NAME)
-
-
-@pytest.fixture
-def daemon(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A bus of our own."""
-    configuration = tmp_path / "bus.conf"
-    configuration.write_text(CONFIGURATION.format(tmp_path / "bus"))
-    command = ["dbus-daemon", f"--config-file={configuration}", "--nofork", "--print-address"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline()
-        yield process
-        process.kill()
-
-
-@pytest.fixture
-def address(daemon: subprocess.Popen[bytes], tmp_path: Path) -> str:
-    """Where it is."""
-    assert daemon.poll() is None
-    return f"unix:path={tmp_path}/bus"
 
 
 @pytest.fixture
@@ -301,10 +281,10 @@ def test_without_a_bus_they_say_so(tmp_path: Path, verb: str) -> None:
 
 @pytest.mark.parametrize(("verb", "sign"), [("monitor", "the service is there"), ("top", "running")])
 @pytest.mark.usefixtures("service")
-def test_when_the_bus_goes_they_say_so_and_end(address: str, daemon: subprocess.Popen[bytes], verb: str, sign: str) -> None:
+def test_when_the_bus_goes_they_say_so_and_end(address: str, bus: PrivateBus, verb: str, sign: str) -> None:
     with Momctl(address, verb, terminal=True) as momctl:
         momctl.saying(sign)
-        daemon.kill()
+        bus.kill()
         assert momctl.ended() == 3
         assert momctl.said.splitlines()[-1].endswith(b"momctl: the connection to the system bus is gone")
         assert termios.tcgetattr(momctl.inner) == momctl.settings

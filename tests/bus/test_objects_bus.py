@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Objects, large answers and signals over a real dbus-daemon, read by other programs than ours."""
+"""Objects, large answers and signals over real buses, read by other programs than ours."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ import signal
 import subprocess
 import sys
 import tracemalloc
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
-import pytest
 from dbus_next import Message, MessageType
 from dbus_next.aio import MessageBus
 from dbus_next.service import ServiceInterface
@@ -22,6 +21,7 @@ from dbus_next.service import ServiceInterface
 sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))
 from test_bus_signals import A, B, C, Scene
 
+from lab.buses import PrivateBus
 from momservice.bus.connection import Connection, Marshalled, Signal
 from momservice.bus.marshal import array, texts
 from momservice.bus.names import GUEST, MANAGER, OBJECT_MANAGER, PATH, guest_path
@@ -30,22 +30,6 @@ from momservice.bus.wire import MAX_QUEUED_BYTES, Header
 
 NAME = "org.ovirt.Mom1"
 MANY = [f"00000000-0000-4000-8000-{number:012}" for number in range(450)]
-
-
-@pytest.fixture
-def address(tmp_path: Path) -> str:
-    return f"unix:path={tmp_path}/bus"
-
-
-@pytest.fixture(autouse=True)
-def daemon(address: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A bus of our own where everybody may do everything."""
-    process = subprocess.Popen(["dbus-daemon", "--session", "--nofork", f"--address={address}", "--print-address"], stdout=subprocess.PIPE)
-    assert process.stdout is not None
-    assert process.stdout.readline()
-    yield process
-    process.kill()
-    process.communicate()
 
 
 def run(address: str, scene: Scene, scenario: Callable[[Connection], Coroutine[Any, Any, None]]) -> None:
@@ -92,11 +76,11 @@ def test_another_library_reads_the_large_answers_as_they_are(address: str) -> No
     run(address, scene, scenario)
 
 
-def test_an_answer_that_many_share_is_queued_without_copies_and_within_the_bound(address: str, daemon: subprocess.Popen[bytes]) -> None:
+def test_an_answer_that_many_share_is_queued_without_copies_and_within_the_bound(address: str, bus: PrivateBus) -> None:
     async def scenario(connection: Connection) -> None:
         body = Marshalled(array([texts("x" * 1000, "y" * 1000)] * 500))
         caller = await Connection.open(address)
-        daemon.send_signal(signal.SIGSTOP)
+        bus.signal(signal.SIGSTOP)
         header = Header("<", 1, 0, 5, 0, caller.unique_name, PATH, MANAGER, "GetActiveGuests", "", 0, "")
         tracemalloc.start()
         while connection._bus.offer_marshalled(header, "a(ss)", body):
@@ -105,7 +89,7 @@ def test_an_answer_that_many_share_is_queued_without_copies_and_within_the_bound
         tracemalloc.stop()
         assert MAX_QUEUED_BYTES < connection._bus._writer.queued_bytes < MAX_QUEUED_BYTES + 2 * len(body)
         assert held < len(body)
-        daemon.send_signal(signal.SIGCONT)
+        bus.signal(signal.SIGCONT)
         # The bus takes all of it for what it is, and our connection lives on.
         assert await caller.owner_of(NAME) == connection.unique_name
         (pairs,) = await caller.call(NAME, PATH, MANAGER, "GetActiveGuests")

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import pytest
 
-from lab.buses import CONFIGURATION
 from momservice.bus.connection import CallError
 from momservice.bus.names import NAME
 from momservice.client import BlockingClient, ServiceUnavailable
@@ -27,19 +26,12 @@ PATIENCE_S = 60
 
 
 class Machine:
-    """A bus, a configuration and a folder for the state; the service is started and killed in it."""
+    """A configuration and a folder for the state; the service is started and killed in it."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.state = folder, folder / "state"
+    def __init__(self, folder: Path, address: str) -> None:
+        self.folder, self.state, self.address = folder, folder / "state", address
         self.state.mkdir()
-        self.address = f"unix:path={folder}/bus"
         (folder / "momd.conf").write_text("[main]\npolicy-dir:\npolicy-engine-interval: 1\nhost-monitor-interval: 1\n")
-        (folder / "bus.conf").write_text(CONFIGURATION.format(folder / "bus"))
-        self.bus = subprocess.Popen(
-            ["dbus-daemon", f"--config-file={folder}/bus.conf", "--nofork", "--print-address"], stdout=subprocess.PIPE
-        )
-        assert self.bus.stdout is not None
-        assert self.bus.stdout.readline()
         self.service: subprocess.Popen[bytes] | None = None
 
     def start(self) -> BlockingClient:
@@ -66,16 +58,14 @@ class Machine:
         return self.service.wait(PATIENCE_S)
 
     def close(self) -> None:
-        """End everything."""
+        """End the service."""
         if self.service and self.service.poll() is None:
             self.end()
-        self.bus.kill()
-        self.bus.communicate()
 
 
 @pytest.fixture
-def machine(tmp_path: Path) -> Iterator[Machine]:
-    made = Machine(tmp_path)
+def machine(tmp_path: Path, address: str) -> Iterator[Machine]:
+    made = Machine(tmp_path, address)
     yield made
     made.close()
 
