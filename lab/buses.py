@@ -16,11 +16,12 @@ from lab.packages import apt_with_update, require_root
 
 DAEMON, BROKER = "dbus-daemon", "dbus-broker"
 # The system bus's limits, but for the one that would keep a caller from having many answers unread.
+MANY_REPLIES = 50_000
 CONFIGURATION = """\
 <!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN"
  "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
 <busconfig><type>system</type><listen>unix:path={0}</listen><auth>EXTERNAL</auth>
-<limit name="max_replies_per_connection">50000</limit>
+<limit name="max_replies_per_connection">{1}</limit>
 <policy context="default"><allow user="*"/><allow own="*"/><allow send_type="method_call"/><allow send_type="signal"/>
 <allow send_requested_reply="true" send_type="method_return"/><allow send_requested_reply="true" send_type="error"/>
 <allow receive_type="method_call"/><allow receive_type="signal"/><allow receive_type="method_return"/><allow receive_type="error"/>
@@ -46,28 +47,33 @@ START_S = 20.0
 
 
 class PrivateBus:
-    """A bus that any user may connect to. `address`: where. `kind`: whose."""
+    """A bus that any user may connect to. `address`: where, always the same. `kind`: whose."""
 
-    def __init__(self, kind: str, folder: Path) -> None:
-        """Raises LabError when it doesn't start."""
-        place, configuration = folder / "bus", folder / "bus.conf"
-        self.address = f"unix:path={place}"
-        configuration.write_text(CONFIGURATION.format(place), encoding="utf-8")
-        argv = [DAEMON, f"--config-file={configuration}", "--nofork"]
+    def __init__(self, kind: str, folder: Path, replies: int = MANY_REPLIES) -> None:
+        """`replies`: how many answers a caller may wait for. Raises LabError when it doesn't start."""
+        self.kind = kind
+        self._place, self._log, configuration = folder / "bus", folder / "log", folder / "bus.conf"
+        self.address = f"unix:path={self._place}"
+        configuration.write_text(CONFIGURATION.format(self._place, replies), encoding="utf-8")
+        self._argv = [DAEMON, f"--config-file={configuration}", "--nofork"]
         if kind == BROKER:
             programs = ensure_broker()
             require_root()
-            argv = [*IN_NAMESPACES, "sh", "-c", BROKER_START, "sh", str(programs), str(place), str(configuration), PYTHON]
-        with (folder / "log").open("wb") as log:
-            self._process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            self._argv = [*IN_NAMESPACES, "sh", "-c", BROKER_START, "sh", str(programs), str(self._place), str(configuration), PYTHON]
+        self.start()
+
+    def start(self) -> None:
+        """Start it, again after `kill`, and wait until it listens. Raises LabError."""
+        self._place.unlink(missing_ok=True)
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(self._argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         end = time.monotonic() + START_S
-        while not listens(place):
+        while not listens(self._place):
             if self._process.poll() is not None or time.monotonic() > end:
                 self.kill()
-                raise LabError(f"{kind} doesn't start: {tail((folder / 'log').read_text(encoding='utf-8', errors='replace'))}")
+                raise LabError(f"{self.kind} doesn't start: {tail(self._log.read_text(encoding='utf-8', errors='replace'))}")
             time.sleep(0.02)
-        self.kind = kind
-        place.chmod(0o666)
+        self._place.chmod(0o666)
 
     def signal(self, number: int) -> None:
         """Send a signal to the process that hands messages on. It runs from the first connection on."""

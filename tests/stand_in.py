@@ -4,22 +4,14 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
-import subprocess
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 from momservice.bus.connection import Call, CallError, Connection, Export, Variant, load_interfaces
 from momservice.bus.names import MANAGER, NAME, PATH, POLICY, XML
 from momservice.errors import InvalidPolicy
 from momservice.loop_thread import LoopThread
-
-CONFIGURATION = """<busconfig><type>system</type><listen>unix:path={0}</listen><auth>EXTERNAL</auth>
-<limit name="max_replies_per_connection">128</limit>
-<policy context="default"><allow user="*"/><allow own="*"/><allow send_destination="*"/><allow receive_sender="*"/></policy></busconfig>"""
 
 
 def wait_for(condition: Callable[[], object], what: str, timeout_s: float = 60) -> None:
@@ -28,33 +20,6 @@ def wait_for(condition: Callable[[], object], what: str, timeout_s: float = 60) 
     while not condition():
         assert time.monotonic() < end_s, f"waited for {what} in vain"
         time.sleep(0.01)
-
-
-class Bus:
-    """A dbus-daemon that always has the same address."""
-
-    def __init__(self, folder: Path) -> None:
-        self._path, self._configuration = folder / "bus", folder / "bus.conf"
-        self._configuration.write_text(CONFIGURATION.format(self._path))
-        self.address = f"unix:path={self._path}"
-        self.start()
-
-    def start(self) -> None:
-        """Start it and wait until it answers."""
-        self._path.unlink(missing_ok=True)
-        command = ["dbus-daemon", f"--config-file={self._configuration}", "--nofork", "--print-address"]
-        self._process = subprocess.Popen(command, stdout=subprocess.PIPE)
-        assert self._process.stdout
-        assert self._process.stdout.readline()
-
-    def signal(self, number: int) -> None:
-        """Send it a signal."""
-        os.kill(self._process.pid, number)
-
-    def kill(self) -> None:
-        """Take it away without a word."""
-        self.signal(signal.SIGKILL)
-        self._process.communicate()
 
 
 class Service:

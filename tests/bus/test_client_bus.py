@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from stand_in import Bus, Service, wait_for
+from stand_in import Service, wait_for
 
+from lab.buses import BROKER, DAEMON, PrivateBus
 from momservice.bus.connection import CallError, Connection
 from momservice.client import BlockingClient, Client, ServiceUnavailable, VdsmMomClient
 from momservice.errors import InvalidArgs, InvalidPolicy
@@ -27,14 +28,16 @@ from momservice.vdsm import DEADLINE_S
 
 # What a call that fails at once, or after VDSM's two seconds, may take on a busy machine; other deadlines are far longer.
 SOON_S = 6.0
+# What the system bus lets a caller wait for.
+REPLIES = 128
 THREADS = 8
 
 
-@pytest.fixture
-def bus(tmp_path: Path) -> Iterator[Bus]:
-    daemon = Bus(tmp_path)
-    yield daemon
-    daemon.kill()
+@pytest.fixture(params=[DAEMON, BROKER])
+def bus(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[PrivateBus]:
+    running = PrivateBus(request.param, tmp_path, REPLIES)
+    yield running
+    running.kill()
 
 
 def answers(client: BlockingClient) -> bool:
@@ -52,7 +55,7 @@ def descriptors() -> int:
     return sum(1 for _ in Path("/proc/self/fd").iterdir())
 
 
-def test_the_same_object_works_again_after_service_and_bus_were_away(bus: Bus) -> None:
+def test_the_same_object_works_again_after_service_and_bus_were_away(bus: PrivateBus) -> None:
     with BlockingClient(bus.address) as client:
         with pytest.raises(ServiceUnavailable, match="systemctl start momservice"):
             client.ping()
@@ -77,7 +80,7 @@ def test_the_same_object_works_again_after_service_and_bus_were_away(bus: Bus) -
         again.stop()
 
 
-def test_the_asyncio_client_works_again_too(bus: Bus) -> None:
+def test_the_asyncio_client_works_again_too(bus: PrivateBus) -> None:
     async def main() -> None:
         client = await Client.connect(bus.address)
         service = await asyncio.to_thread(Service, bus.address)
@@ -96,7 +99,7 @@ def test_the_asyncio_client_works_again_too(bus: Bus) -> None:
     asyncio.run(main())
 
 
-def test_threads_share_a_client_through_an_outage(bus: Bus) -> None:
+def test_threads_share_a_client_through_an_outage(bus: PrivateBus) -> None:
     stop = threading.Event()
     succeeded = [0] * THREADS
 
@@ -130,7 +133,7 @@ def test_threads_share_a_client_through_an_outage(bus: Bus) -> None:
     assert descriptors() <= before_fds + 1
 
 
-def test_a_call_under_way_fails_when_the_client_is_closed(bus: Bus) -> None:
+def test_a_call_under_way_fails_when_the_client_is_closed(bus: PrivateBus) -> None:
     service = Service(bus.address)
     client = BlockingClient(bus.address)
     bus.signal(signal.SIGSTOP)
@@ -147,7 +150,7 @@ def test_a_call_under_way_fails_when_the_client_is_closed(bus: Bus) -> None:
     service.stop()
 
 
-def test_clients_that_are_forgotten_leave_nothing_behind(bus: Bus) -> None:
+def test_clients_that_are_forgotten_leave_nothing_behind(bus: PrivateBus) -> None:
     service = Service(bus.address)
     gc.collect()
     before = descriptors()
@@ -164,7 +167,7 @@ def test_clients_that_are_forgotten_leave_nothing_behind(bus: Bus) -> None:
     service.stop()
 
 
-def test_a_bus_that_hangs_holds_nobody_up_beyond_the_deadline(bus: Bus) -> None:
+def test_a_bus_that_hangs_holds_nobody_up_beyond_the_deadline(bus: PrivateBus) -> None:
     service = Service(bus.address)
     with BlockingClient(bus.address, deadline_s=2) as client:
         assert client.ping()
@@ -180,7 +183,7 @@ def test_a_bus_that_hangs_holds_nobody_up_beyond_the_deadline(bus: Bus) -> None:
     assert not own_threads()
 
 
-def test_a_service_that_hangs_for_long_is_late_and_nothing_else(bus: Bus) -> None:
+def test_a_service_that_hangs_for_long_is_late_and_nothing_else(bus: PrivateBus) -> None:
     service = Service(bus.address)
     service.hangs = True
 
@@ -218,7 +221,7 @@ def answers_late(client: BlockingClient) -> bool:
 
 
 @pytest.fixture
-def vdsm(bus: Bus) -> Iterator[VdsmMomClient]:
+def vdsm(bus: PrivateBus) -> Iterator[VdsmMomClient]:
     client = VdsmMomClient(bus.address)
     yield client
     client.close()
@@ -249,7 +252,7 @@ def test_vdsm_is_never_held_up_for_two_seconds() -> None:
     assert DEADLINE_S < 2
 
 
-def test_vdsm_gets_figures_and_status(bus: Bus, vdsm: VdsmMomClient) -> None:
+def test_vdsm_gets_figures_and_status(bus: PrivateBus, vdsm: VdsmMomClient) -> None:
     service = Service(bus.address)
     vdsm.connect()
     assert vdsm.getStatus() == "active"
@@ -259,7 +262,7 @@ def test_vdsm_gets_figures_and_status(bus: Bus, vdsm: VdsmMomClient) -> None:
 
 
 def test_vdsm_survives_a_service_that_is_away_and_finds_it_again(
-    bus: Bus, vdsm: VdsmMomClient, caplog: pytest.LogCaptureFixture
+    bus: PrivateBus, vdsm: VdsmMomClient, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING, "momservice.vdsm")
     for _ in range(3):
@@ -274,7 +277,7 @@ def test_vdsm_survives_a_service_that_is_away_and_finds_it_again(
     service.stop()
 
 
-def test_vdsm_survives_a_bus_that_is_away_and_finds_it_again(bus: Bus, vdsm: VdsmMomClient) -> None:
+def test_vdsm_survives_a_bus_that_is_away_and_finds_it_again(bus: PrivateBus, vdsm: VdsmMomClient) -> None:
     service = Service(bus.address)
     assert vdsm.getStatus() == "active"
     bus.kill()
@@ -287,7 +290,7 @@ def test_vdsm_survives_a_bus_that_is_away_and_finds_it_again(bus: Bus, vdsm: Vds
 
 
 @pytest.mark.parametrize("connected", [False, True])
-def test_vdsm_survives_a_bus_that_hangs(bus: Bus, vdsm: VdsmMomClient, connected: bool) -> None:
+def test_vdsm_survives_a_bus_that_hangs(bus: PrivateBus, vdsm: VdsmMomClient, connected: bool) -> None:
     service = Service(bus.address)
     if connected:
         assert vdsm.getStatus() == "active"
@@ -298,7 +301,7 @@ def test_vdsm_survives_a_bus_that_hangs(bus: Bus, vdsm: VdsmMomClient, connected
     service.stop()
 
 
-def test_what_was_set_meanwhile_is_handed_over_when_the_service_is_back(bus: Bus, vdsm: VdsmMomClient) -> None:
+def test_what_was_set_meanwhile_is_handed_over_when_the_service_is_back(bus: PrivateBus, vdsm: VdsmMomClient) -> None:
     vdsm.setPolicy("old")
     vdsm.setPolicy("new")
     vdsm.setPolicyParameters({"a": 1, "b": "x"})
@@ -318,7 +321,7 @@ def test_what_was_set_meanwhile_is_handed_over_when_the_service_is_back(bus: Bus
 
 
 def test_a_policy_that_is_refused_late_is_in_the_log_and_forgotten(
-    bus: Bus, vdsm: VdsmMomClient, caplog: pytest.LogCaptureFixture
+    bus: PrivateBus, vdsm: VdsmMomClient, caplog: pytest.LogCaptureFixture
 ) -> None:
     vdsm.setPolicy("bad")
     service = Service(bus.address)
@@ -331,7 +334,7 @@ def test_a_policy_that_is_refused_late_is_in_the_log_and_forgotten(
     service.stop()
 
 
-def test_a_refusal_is_raised_and_forgotten(bus: Bus, vdsm: VdsmMomClient) -> None:
+def test_a_refusal_is_raised_and_forgotten(bus: PrivateBus, vdsm: VdsmMomClient) -> None:
     service = Service(bus.address)
     with pytest.raises(InvalidPolicy, match="50_main_:1:2: bad"):
         vdsm.setPolicy("bad")
@@ -346,7 +349,7 @@ def test_parameters_that_are_none_are_raised_with_and_without_the_service(vdsm: 
         vdsm.setPolicyParameters(values)
 
 
-def test_a_closed_client_is_quiet(bus: Bus) -> None:
+def test_a_closed_client_is_quiet(bus: PrivateBus) -> None:
     client = VdsmMomClient(bus.address)
     client.close()
     client.close()
