@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from lab.buses import BROKER, DAEMON, PrivateBus, private_bus
+from momservice.bus import connection, serving
 
 HERE = Path(__file__).parent
 
@@ -37,3 +38,11 @@ def bus(request: pytest.FixtureRequest) -> Iterator[PrivateBus]:
 def address(bus: PrivateBus) -> str:
     """Where it is."""
     return bus.address
+
+
+@pytest.fixture
+def fresh_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What other tests have logged counts for nothing."""
+    for module in (serving, connection):
+        (seldom,) = module.log.filters
+        monkeypatch.setattr(seldom, "_count", 0)

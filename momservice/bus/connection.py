@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """A connection to the system bus as client and as server.
 
-Shared by momservice, momctl and both helpers, so it is part of the code that runs as root, with serving, objects, bounds, decoder, wire,
-address and library: small, and with nothing but the standard library and the bus library behind it. What they add to the latter: calls with
-deadlines that fail when the bus goes away, handlers that know their caller, members and signatures checked against the introspection XML
-before a body is read, room for others whatever one caller does, errors that are one line of text.
+Shared by momservice, momctl and both helpers, so it is part of the code that runs as root, with serving, users, objects, bounds, decoder,
+reading, writing, wire, address and library: small, and with nothing but the standard library and the bus library behind it. What they add
+to the latter: calls with deadlines that fail when the bus goes away, handlers that know their caller, members and signatures checked
+against the introspection XML before a body is read, room for others whatever one caller does, errors that are one line of text.
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ from momservice.bus.bounds import Seldom
 from momservice.bus.decoder import at_once, decoding
 from momservice.bus.library import Message, MessageFlag, NameFlag, RequestNameReply, Variant
 from momservice.bus.objects import ERROR, Call, CallError, Export, Interface, Marshalled, clean, load_interfaces
-from momservice.bus.serving import BusLost, Server
-from momservice.bus.wire import CALL, MAX_BODY_BYTES, Bus, Header, Reply, Taker
+from momservice.bus.reading import CALL, Header, Taker
+from momservice.bus.serving import Server
+from momservice.bus.users import Users
+from momservice.bus.wire import GONE, MAX_BODY_BYTES, Bus, BusLost, outcome
 
 __all__ = [
     "ERROR",
@@ -40,9 +42,6 @@ __all__ = [
 
 BUS = ("org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus")
 CALL_DEADLINE_S = 10.0
-# Names that have left are forgotten when others come.
-MAX_UIDS = 1024
-GONE = "the connection to the system bus is gone"
 
 T = TypeVar("T")
 
@@ -82,9 +81,9 @@ class Connection:
 
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
+        self.users = Users(bus.ask_user)
+        """Who is behind the names that call us."""
         self._server = Server(self)
-        self._uids: dict[str, int] = {}
-        self._asked_uids: dict[str, asyncio.Task[int]] = {}
         # Well-known name -> who wants to hear of its owners.
         self._watches: list[tuple[str, Callable[[str | None], None]]] = []
         self._subscriptions: list[Subscription] = []
@@ -134,52 +133,19 @@ class Connection:
             self._bus.forget(message)
         if not answer.done():
             raise CallError(ERROR + "Timeout", f"no answer to {interface}.{member} within {deadline_s:g} s")
-        return self._outcome(answer.result())
-
-    @staticmethod
-    def _outcome(reply: Reply | None) -> Sequence[Any]:
-        if reply is None:
-            raise BusLost(GONE)
-        if reply.error_name:
-            text = reply.body[0] if reply.body and isinstance(reply.body[0], str) else reply.error_name
-            raise CallError(reply.error_name, text)
-        return tuple(reply.body)
+        return outcome(answer.result())
 
     async def _ask_bus(self, member: str, signature: str, *args: Any) -> Any:
         body = await self.call(*BUS, member, signature, *args)
         return body[0] if body else None
 
-    def known_uid(self, name: str) -> int | None:
-        """The user id behind a unique name. None: it isn't known yet; it will be when the bus has answered."""
-        if name not in self._uids:
-            self._asked_uid(name)
-        return self._uids.get(name)
-
     async def uid_of(self, name: str) -> int:
-        """The user id behind a bus name, as the bus saw it when the peer connected. Raises CallError when the name is gone."""
-        return self._uids[name] if name in self._uids else await asyncio.shield(self._asked_uid(name))
-
-    def _asked_uid(self, name: str) -> asyncio.Task[int]:
-        """One question for all who want to know."""
-
-        def answered(task: asyncio.Task[int]) -> None:
-            del self._asked_uids[name]
-            # Perhaps nobody waits for the error.
-            _ = task.cancelled() or task.exception()
-
-        if name not in self._asked_uids:
-            self._asked_uids[name] = asyncio.ensure_future(self._ask_uid(name))
-            self._asked_uids[name].add_done_callback(answered)
-        return self._asked_uids[name]
-
-    async def _ask_uid(self, name: str) -> int:
-        uid = int(await self._ask_bus("GetConnectionUnixUser", "s", name))
-        # The bus never gives a unique name to another.
-        if name.startswith(":"):
-            if len(self._uids) >= MAX_UIDS:
-                del self._uids[next(iter(self._uids))]
-            self._uids[name] = uid
-        return uid
+        """The user id behind a bus name, as the bus saw it when the peer connected. Raises CallError when the name is gone, or BusLost."""
+        try:
+            async with asyncio.timeout(CALL_DEADLINE_S):
+                return await self.users.uid_of(name)
+        except TimeoutError as error:
+            raise CallError(ERROR + "Timeout", f"the bus does not tell who {name} is within {CALL_DEADLINE_S:g} s") from error
 
     async def owner_of(self, name: str) -> str | None:
         """The unique name that owns a well-known name, None if nobody does."""
@@ -264,7 +230,7 @@ class Connection:
 
     @property
     def congested(self) -> bool:
-        """Whether the bus takes less than it is sent, so that nothing more is read."""
+        """Whether the bus takes less than it is sent."""
         return self._bus.congested
 
     def offer(self, message: Message) -> bool:

@@ -50,7 +50,6 @@ class Decoder:
         self.offset = offset
         self._order, self._fixed, self._data = order, FIXED[order], data
         self._left, self._pause = most, most - VALUES_PER_STEP
-        self._containers: Mapping[str, Callable[[Any, int], Steps[Any]]] = {"a": self._array, "(": self._struct, "v": self._variant}
 
     def basic(self, code: str) -> Any:
         """A value that isn't a container."""
@@ -71,8 +70,8 @@ class Decoder:
         """A value of this type."""
         if depth > MAX_DEPTH:
             raise ValueError("containers are nested too deeply")
-        read = self._containers.get(kind.token)
-        return (yield from read(kind, depth)) if read else self.basic(kind.token)
+        read = CONTAINERS.get(kind.token)
+        return (yield from read(self, kind, depth)) if read else self.basic(kind.token)
 
     def align(self, size: int) -> None:
         """Go on to the next multiple of `size`."""
@@ -91,7 +90,7 @@ class Decoder:
         values = []
         yield from self._count(len(kind.children))
         for child in kind.children:
-            values.append((yield from self.any(child, depth + 1)) if child.token in self._containers else self.basic(child.token))
+            values.append((yield from self.any(child, depth + 1)) if child.token in CONTAINERS else self.basic(child.token))
         return values
 
     def _variant(self, _kind: Any, depth: int) -> Steps[Any]:
@@ -130,7 +129,7 @@ class Decoder:
         values = []
         while self.offset < end:
             yield from self._count(1)
-            values.append((yield from self.any(child, depth + 1)) if child.token in self._containers else self.basic(child.token))
+            values.append((yield from self.any(child, depth + 1)) if child.token in CONTAINERS else self.basic(child.token))
         return values
 
     def _dictionary(self, child: Any, end: int, depth: int) -> Steps[dict[Any, Any]]:
@@ -140,8 +139,16 @@ class Decoder:
             yield from self._count(1)
             self.align(8)
             name = self.basic(key.token)
-            values[name] = (yield from self.any(value, depth + 1)) if value.token in self._containers else self.basic(value.token)
+            values[name] = (yield from self.any(value, depth + 1)) if value.token in CONTAINERS else self.basic(value.token)
         return values
+
+
+# Not each decoder's own: what refers to itself has to be collected, and there is a decoder for every message.
+CONTAINERS: Mapping[str, Callable[[Decoder, Any, int], Steps[Any]]] = {
+    "a": Decoder._array,
+    "(": Decoder._struct,
+    "v": Decoder._variant,
+}
 
 
 def decoding(order: str, signature: str, body: bytearray, most: int = MAX_VALUES) -> Steps[list[Any]]:

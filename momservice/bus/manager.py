@@ -50,10 +50,6 @@ class Manager:
         """`Ping() -> b`."""
         return [True]
 
-    async def get_host_statistics(self, _call: Call) -> Sequence[Any]:
-        """`GetHostStatistics() -> a{sv}`."""
-        return [to_variants(self._engine.statistics()[0])]
-
     async def get_guest_statistics(self, call: Call) -> Sequence[Any]:
         """`GetGuestStatistics(s) -> a{sv}`."""
         uuid = checked_uuid(call.args[0])

@@ -42,7 +42,7 @@ def publish(
             {
                 "Ping": manager.ping,
                 "GetStatistics": statistics.statistics.answer,
-                "GetHostStatistics": manager.get_host_statistics,
+                "GetHostStatistics": statistics.host_statistics.answer,
                 "GetGuestStatistics": manager.get_guest_statistics,
                 "GetActiveGuests": statistics.active_guests.answer,
                 "Explain": manager.explain,

@@ -19,11 +19,13 @@ from momservice.bus.bounds import CALL_BYTES, ROOM_BYTES, SMALL_CALL_BYTES, Char
 from momservice.bus.decoder import TooMuch, decoding, in_turns
 from momservice.bus.library import Message, MessageFlag, MessageType
 from momservice.bus.objects import ERROR, Call, CallError, Objects, Target
-from momservice.bus.wire import MAX_BODY_BYTES, Header, Taker
+from momservice.bus.reading import Header, Taker
+from momservice.bus.users import Users
+from momservice.bus.wire import MAX_BODY_BYTES, BusLost
 from momservice.text import shown
 
 # What calls may take of the loop before others, and reading, have their turn.
-TURN_S = 0.004
+TURN_S = 0.002
 MAX_PER_TURN = 64
 NO_OWNER = ERROR + "NameHasNoOwner"
 # The system bus lets nobody ask itself for it.
@@ -33,10 +35,6 @@ log = logging.getLogger(__name__)
 log.addFilter(Seldom())
 
 
-class BusLost(Exception):
-    """The connection to the bus is gone."""
-
-
 class Sender(Protocol):
     """What the server needs of the connection."""
 
@@ -44,11 +42,9 @@ class Sender(Protocol):
     def congested(self) -> bool:
         """Whether the bus takes less than it is sent."""
 
-    def known_uid(self, name: str) -> int | None:
-        """The user behind a bus name; None: not known yet, and asked for."""
-
-    async def uid_of(self, name: str) -> int:
-        """The same, when it is known."""
+    @property
+    def users(self) -> Users:
+        """Who is behind the names that call us."""
 
     def offer(self, message: Message) -> bool:
         """Send, or give False."""
@@ -64,7 +60,7 @@ class Server:
         self.objects = Objects()
         self.room = Room(ROOM_BYTES)
         self.pending: set[asyncio.Task[None]] = set()
-        self._connection = connection
+        self._connection, self._users = connection, connection.users
         self._refusals = Minutely()
         self._turns = Turns()
         self._per_turn, self._turning, self._began_s = 1, False, 0.0
@@ -73,7 +69,7 @@ class Server:
 
     def on_call(self, header: Header) -> Taker:
         """What is to take the body of a call; None: it isn't needed, all that there is to say has been said."""
-        uid = self._connection.known_uid(header.sender)
+        uid = self._users.known(header.sender)
         try:
             target = self._target(header)
             charge = self.room.take(header.sender if uid is None else uid, header.sender, CALL_BYTES + header.body_bytes)
@@ -83,28 +79,30 @@ class Server:
 
         def take(body: bytearray) -> None:
             work = partial(self._begin, partial(self._answer, header, target, body, charge))
-            if uid is None and len(body) > SMALL_CALL_BYTES:
-                self._begin(partial(self._learn, header, charge, work))
+            if uid is None:
+                self._users.asked(header.sender).add_done_callback(partial(self._learnt, header, charge, work))
             else:
-                # Those whose user isn't known yet share the turns of one.
                 self._wait(uid, header, work)
 
         return take
 
-    async def _learn(self, header: Header, charge: Charge, work: Callable[[], None]) -> None:
-        """Find out whose connection this is before it gets room for more than little: its user may have many."""
+    def _learnt(self, header: Header, charge: Charge, work: Callable[[], None], known: asyncio.Future[int]) -> None:
+        """Nobody is answered before it is known whose connection this is: a user may have many, and who has left needs no answer."""
+        # Not raised, which would make a circle of the error and this.
+        error = known.exception()
         try:
-            uid = await self._connection.uid_of(header.sender)
-            self.room.move(charge, uid)
-        except CallError as error:
-            self.room.give(charge)
+            if error is None:
+                self.room.move(charge, known.result())
+        except CallError as refusal:
+            error = refusal
+        if error is None:
+            self._wait(known.result(), header, work)
+            return
+        self.room.give(charge)
+        if isinstance(error, CallError):
             self._refuse(header, error)
-        except BusLost:
-            self.room.give(charge)
-        else:
-            self._wait(uid, header, work)
 
-    def _wait(self, uid: int | None, header: Header, work: Callable[[], None]) -> None:
+    def _wait(self, uid: int, header: Header, work: Callable[[], None]) -> None:
         """Answer when it is this caller's turn."""
         self._turns.put(uid, header.sender, work)
         if not self._turning:
@@ -114,6 +112,10 @@ class Server:
     def _turn(self) -> None:
         """Begin some of what waits. The loop comes to it after this, and then to whoever else wants it."""
         loop = asyncio.get_running_loop()
+        if self._connection.congested:
+            self._per_turn = 1
+            loop.call_later(TURN_S, self._turn)
+            return
         loop.call_soon(self._began)
         for _ in range(self._per_turn):
             if self._turns:
@@ -125,13 +127,10 @@ class Server:
 
     def _ended(self) -> None:
         """Begin as much next time as takes some milliseconds."""
-        congested = self._connection.congested
-        quick = time.monotonic() - self._began_s < TURN_S and not congested
+        quick = time.monotonic() - self._began_s < TURN_S
         self._per_turn = min(2 * self._per_turn, MAX_PER_TURN) if quick else max(self._per_turn // 2, 1)
         self._turning = bool(self._turns)
-        if self._turning and congested:
-            asyncio.get_running_loop().call_later(TURN_S, self._turn)
-        elif self._turning:
+        if self._turning:
             self._turn()
 
     def _target(self, header: Header) -> Target:
@@ -209,7 +208,7 @@ class Server:
     async def _log_refusal(self, header: Header, error: CallError, more: str) -> None:
         uid = "unknown"
         with suppress(CallError, BusLost):
-            uid = str(await self._connection.uid_of(header.sender))
+            uid = str(await self._users.uid_of(header.sender))
         what, kind = shown(header.member), error.name.rpartition(".")[2]
         log.warning("refused %s to %s (uid %s): %s: %s%s", what, header.sender, uid, kind, shown(error.text), more)
 

@@ -50,16 +50,18 @@ class SharedAnswer:
 
 
 class Statistics(Watcher):
-    """The answers of GetStatistics and GetActiveGuests."""
+    """The answers of GetStatistics, GetHostStatistics and GetActiveGuests."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self.statistics = SharedAnswer(self._statistics)
+        self.host_statistics = SharedAnswer(self._host_statistics)
         self.active_guests = SharedAnswer(self._active_guests)
 
     def sampled(self, world: World) -> None:
         """See Watcher."""
         self.statistics.outdate()
+        self.host_statistics.outdate()
         self.active_guests.outdate()
 
     async def _statistics(self) -> Marshalled:
@@ -67,6 +69,9 @@ class Statistics(Watcher):
         start = array(entries(host))
         pieces = await in_slices(keyed(uuid, entries(sample)) for uuid, sample in guests.items())
         return Marshalled(start + array(pieces, len(start)))
+
+    async def _host_statistics(self) -> Marshalled:
+        return Marshalled(array(entries(self._engine.statistics()[0])))
 
     async def _active_guests(self) -> Marshalled:
         return Marshalled(array(await in_slices(texts(uuid, clean(name)) for uuid, name in self._engine.active_guests())))

@@ -11,18 +11,27 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-import struct
 import sys
-from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from momservice.bus.address import authenticated
-from momservice.bus.decoder import Decoder, at_once, decoding
-from momservice.bus.library import Message, MessageType, marshal, signature_tree
-
-__all__ = ["CALL", "MAX_BODY_BYTES", "Bus", "Header", "Reply", "Taker"]
+from momservice.bus.decoder import at_once, decoding
+from momservice.bus.library import Message, marshal
+from momservice.bus.objects import CallError
+from momservice.bus.reading import (
+    CALL,
+    CHUNK_BYTES,
+    ERROR,
+    RETURN,
+    SIGNAL,
+    Header,
+    Reader,
+    Receiver,
+    Taker,
+)
+from momservice.bus.writing import Writer, question, reply_header
 
 log = logging.getLogger(__name__)
 
@@ -31,48 +40,16 @@ MAX_BODY_BYTES = 2 << 20
 # Of replies to calls of our own: only those who were asked can send them, and the statistics of thousands of guests are long. More than
 # this the bus takes from nobody; it ends the connection of whoever tries.
 MAX_REPLY_BYTES = 32 << 20
-# Five names of at most 255 bytes and a path. A longer header is nothing we could have a use for.
-MAX_HEADER_BYTES = 64 << 10
-# The types in all signatures of its fields, each known one has one; and the values in those that aren't known. Both are read in one go.
-MAX_HEADER_TYPES, MAX_HEADER_VALUES = 64, 500
-# The specification's bound: what says that it is longer isn't a message.
-MAX_MESSAGE_BYTES = 128 << 20
-CHUNK_BYTES = 16 << 10
-# While more than this waits for the bus nothing more is read: what is answered faster than the bus takes it would pile up here.
-PAUSE_BYTES = 1 << 20
+# While the bus's backlog is longer than this no more calls are begun: one user's large answers would make others wait for theirs. While
+# it's longer than that nothing more is read: refusals would pile up.
+BUSY_BYTES, PAUSE_BYTES = 256 << 10, 1 << 20
 # What has been read already may still be answered with more than that. Beyond this replies and signals are dropped; calls of our own
 # never are, their number is bounded by who makes them.
 MAX_QUEUED_BYTES = 64 << 20
 
-ORDERS = {ord("l"): "<", ord("B"): ">"}
-START = {code: struct.Struct(order + "BBBBIII") for code, order in ORDERS.items()}
-START_BYTES = 16
-CALL, SIGNAL = MessageType.METHOD_CALL.value, MessageType.SIGNAL.value
-RETURN, ERROR = MessageType.METHOD_RETURN.value, MessageType.ERROR.value
-PATH, INTERFACE, MEMBER, ERROR_NAME, REPLY_SERIAL, DESTINATION, SENDER, SIGNATURE = range(1, 9)
+GONE = "the connection to the system bus is gone"
 FAILED = "org.freedesktop.DBus.Error.Failed"
 HELLO = ("org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus", "Hello")
-
-
-@dataclass(frozen=True, slots=True)
-class Header:
-    """The header of an incoming message. Texts that it lacks are "", a number 0. `sender` is the bus's word, all else the sender's.
-
-    `order`: struct's sign of the byte order.
-    """
-
-    order: str
-    kind: int
-    flags: int
-    serial: int
-    body_bytes: int
-    sender: str
-    path: str
-    interface: str
-    member: str
-    error_name: str
-    reply_serial: int
-    signature: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,122 +60,18 @@ class Reply:
     body: list[Any]
 
 
-def _header(start: bytearray, fields: bytearray) -> Header:
-    code, kind, flags, _version, body_bytes, serial, length = START[start[0]].unpack(start)
-    decoder, values = Decoder(ORDERS[code], start + fields, START_BYTES, MAX_HEADER_VALUES), dict[int, Any]()
-    types = 0
-    while decoder.offset < START_BYTES + length:
-        decoder.align(8)
-        field, signature = decoder.basic("y"), decoder.basic("g")
-        types += len(signature)
-        if types > MAX_HEADER_TYPES:
-            raise ValueError("the header has too many fields")
-        # One that isn't known may be of any type.
-        (values[field],) = [at_once(decoder.any(each)) for each in signature_tree(signature).types]
-    sender, path, interface, member, error_name, signature = (
-        str(values.get(code, "")) for code in (SENDER, PATH, INTERFACE, MEMBER, ERROR_NAME, SIGNATURE)
-    )
-    reply_serial = int(values.get(REPLY_SERIAL, 0))
-    return Header(ORDERS[code], kind, flags, serial, body_bytes, sender, path, interface, member, error_name, reply_serial, signature)
+class BusLost(Exception):
+    """The connection to the bus is gone."""
 
 
-# Takes a body, or None: nobody wants it.
-Taker = Callable[[bytearray], None] | None
-Receiver = Callable[[Header], Taker]
-
-
-class Reader:
-    """Cuts the stream into messages: asks `receive` with each header what is to take the body, and skips it in pieces if nothing is."""
-
-    def __init__(self, receive: Receiver) -> None:
-        self._receive = receive
-        self._buffer = bytearray()
-        self._messages = self._cut()
-        self._wanted = next(self._messages)
-
-    def feed(self, data: bytes) -> None:
-        """Go on with what the socket gave. Raises ValueError for what isn't D-Bus; nothing can be read after that."""
-        self._buffer += data
-        while len(self._buffer) >= self._wanted:
-            piece = self._buffer[: self._wanted]
-            del self._buffer[: self._wanted]
-            self._wanted = self._messages.send(piece)
-
-    def _cut(self) -> Generator[int, bytearray, None]:
-        """Yields how many bytes it needs next, is sent them."""
-        while True:
-            start = yield START_BYTES
-            header_bytes, body_bytes = self._sizes(start)
-            take: Taker = None
-            if header_bytes > MAX_HEADER_BYTES:
-                yield from self._skip(header_bytes)
-            else:
-                fields = yield header_bytes
-                take = self._ask(start, fields)
-            if take:
-                take((yield body_bytes))
-            else:
-                yield from self._skip(body_bytes)
-
-    @staticmethod
-    def _sizes(start: bytearray) -> tuple[int, int]:
-        if start[0] not in START or start[3] != 1:
-            raise ValueError("the bus sends what isn't D-Bus")
-        *_, body_bytes, _serial, length = START[start[0]].unpack(start)
-        header_bytes = length + -length % 8
-        if header_bytes + body_bytes > MAX_MESSAGE_BYTES:
-            raise ValueError("the bus sends a message longer than D-Bus allows")
-        return header_bytes, body_bytes
-
-    @staticmethod
-    def _skip(size: int) -> Generator[int, bytearray, None]:
-        while size:
-            piece = min(size, CHUNK_BYTES)
-            yield piece
-            size -= piece
-
-    def _ask(self, start: bytearray, fields: bytearray) -> Taker:
-        try:
-            header = _header(start, fields)
-        except Exception:
-            # Not all buses check all of a header. Whom to answer isn't known.
-            return None
-        return self._receive(header)
-
-
-class Writer:
-    """Sends now or when the socket has room. `emptied` is called when all is sent, `failed` when nothing more can be."""
-
-    def __init__(self, stream: socket.socket, emptied: Callable[[], None], failed: Callable[[], None]) -> None:
-        self._loop, self._stream, self._emptied, self._failed = asyncio.get_running_loop(), stream, emptied, failed
-        self._queue: deque[memoryview] = deque()
-        self.queued_bytes = 0
-
-    def write(self, *pieces: bytes | bytearray) -> None:
-        """Queue a message; nothing of it is copied."""
-        idle = not self._queue
-        self._queue += map(memoryview, pieces)
-        self.queued_bytes += sum(map(len, pieces))
-        if idle:
-            self._write()
-
-    def _write(self) -> None:
-        try:
-            while self._queue:
-                self._sent(self._stream.send(self._queue[0]))
-            self._loop.remove_writer(self._stream)
-            self._emptied()
-        except BlockingIOError:
-            self._loop.add_writer(self._stream, self._write)
-        except OSError:
-            self._failed()
-
-    def _sent(self, size: int) -> None:
-        self.queued_bytes -= size
-        if size == len(self._queue[0]):
-            self._queue.popleft()
-        else:
-            self._queue[0] = self._queue[0][size:]
+def outcome(reply: Reply | None) -> Sequence[Any]:
+    """The values of a reply. Raises CallError for an error, BusLost for none."""
+    if reply is None:
+        raise BusLost(GONE)
+    if reply.error_name:
+        text = reply.body[0] if reply.body and isinstance(reply.body[0], str) else reply.error_name
+        raise CallError(reply.error_name, text)
+    return tuple(reply.body)
 
 
 class Bus:
@@ -251,12 +124,21 @@ class Bus:
 
         Raises what the library raises for a body that doesn't fit its signature.
         """
-        answer: asyncio.Future[Reply | None] = self._loop.create_future()
         self._send(message)
+        return self._answer_to(message.serial)
+
+    def ask_user(self, name: str) -> asyncio.Future[Reply | None]:
+        """Ask the bus for the user id behind a name on it. Gives its reply, or None when the connection ends."""
+        self._serial += 1
+        self._write(question("GetConnectionUnixUser", name, self._serial))
+        return self._answer_to(self._serial)
+
+    def _answer_to(self, serial: int) -> asyncio.Future[Reply | None]:
+        answer: asyncio.Future[Reply | None] = self._loop.create_future()
         if self.ended.done():
             answer.set_result(None)
         else:
-            self._answers[message.serial] = answer
+            self._answers[serial] = answer
         return answer
 
     def forget(self, message: Message) -> None:
@@ -278,7 +160,7 @@ class Bus:
         if self._writer.queued_bytes > MAX_QUEUED_BYTES:
             return False
         self._serial += 1
-        self._write(_reply_header(call, self._serial, signature, len(body)), body)
+        self._write(reply_header(call, self._serial, signature, len(body)), body)
         return True
 
     def _send(self, message: Message) -> None:
@@ -294,8 +176,8 @@ class Bus:
 
     @property
     def congested(self) -> bool:
-        """Whether the bus takes less than it is sent, so that nothing more is read."""
-        return self._writer.queued_bytes > PAUSE_BYTES
+        """Whether the bus takes less than it is sent."""
+        return self._writer.backlog > BUSY_BYTES
 
     def _resume(self) -> None:
         if self._paused:
@@ -303,7 +185,7 @@ class Bus:
             self._loop.add_reader(self._stream, self._read)
 
     def _read(self) -> None:
-        if self.congested:
+        if self._writer.backlog > PAUSE_BYTES:
             self._paused = True
             self._loop.remove_reader(self._stream)
             return
@@ -334,17 +216,6 @@ class Bus:
         answer = self._answers.pop(header.reply_serial, None)
         if answer and not answer.done():
             answer.set_result(reply)
-
-
-def _reply_header(call: Header, serial: int, signature: str, body_bytes: int) -> bytes:
-    """The header of a method return, as the library would make it along with a body."""
-    fields = struct.pack("<BB2sI", REPLY_SERIAL, 1, b"u", call.serial)
-    name, kinds = call.sender.encode(), signature.encode()
-    fields += struct.pack(f"<BB2sI{len(name) + 1}s", DESTINATION, 1, b"s", len(name), name)
-    fields += bytes(-len(fields) % 8)
-    fields += struct.pack(f"<BB2sB{len(kinds) + 1}s", SIGNATURE, 1, b"g", len(kinds), kinds)
-    start = START[ord("l")].pack(ord("l"), RETURN, 0, 1, body_bytes, serial, len(fields))
-    return start + fields + bytes(-len(fields) % 8)
 
 
 def _reply(header: Header, body: bytearray) -> Reply:

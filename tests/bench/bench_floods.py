@@ -81,6 +81,11 @@ def many(address: str) -> None:
     pump([Stranger(address, NOBODY) for _ in range(100)], call("GetHostStatistics"))
 
 
+def many_large(address: str) -> None:
+    """100 clients that call for the largest answer without pause."""
+    pump([Stranger(address, NOBODY) for _ in range(100)], call("GetStatistics"))
+
+
 def wrong(address: str) -> None:
     """20 clients with arguments that no method takes."""
     pump([Stranger(address, NOBODY) for _ in range(20)], call("SetPolicy", POLICY, "ai", [1, 2, 3]))
@@ -104,6 +109,17 @@ def leaving(address: str) -> None:
         client = Stranger(address, NOBODY)
         client.send_all([call("GetStatistics")] * 5)
         client.close()
+
+
+def leaving_known(address: str) -> None:
+    """Clients that leave in mid-call when the service knows them."""
+    while True:
+        clients = [Stranger(address, NOBODY) for _ in range(20)]
+        for client in clients:
+            client.call(call("GetActiveGuests"))
+        for client in clients:
+            client.send_all([call("GetStatistics")] * 5)
+            client.close()
 
 
 def large_strings(address: str) -> None:
@@ -135,10 +151,12 @@ def dictionaries(address: str) -> None:
 FLOODS: Mapping[str, Flood | None] = {
     "none": None,
     "100 clients": many,
+    "100 clients, large answers": many_large,
     "10,000 unread": unread,
     "slow readers": slow,
     "wrong signatures": wrong,
     "leaving in mid-call": leaving,
+    "leaving when known": leaving_known,
     "28 MB of strings from 20": large_strings,
     "28 MB of variants from 20": large_variants,
     "many values": dictionaries,

@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from momservice import __main__ as program
+from momservice.bus.reading import Header, Taker
 from momservice.bus.serving import Server
-from momservice.bus.wire import Bus, Header, Taker
+from momservice.bus.wire import Bus
 from momservice.watching import Watchers
 
 MEASURED = "Ping"

@@ -25,8 +25,9 @@ from lab.buses import PrivateBus
 from momservice.bus.connection import Connection, Marshalled, Signal
 from momservice.bus.marshal import array, texts
 from momservice.bus.names import GUEST, MANAGER, OBJECT_MANAGER, PATH, guest_path
+from momservice.bus.reading import Header
 from momservice.bus.service import publish
-from momservice.bus.wire import MAX_QUEUED_BYTES, Header
+from momservice.bus.wire import MAX_QUEUED_BYTES
 
 NAME = "org.ovirt.Mom1"
 MANY = [f"00000000-0000-4000-8000-{number:012}" for number in range(450)]
