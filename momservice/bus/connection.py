@@ -237,9 +237,9 @@ class Connection:
         """Send a reply, or give False because the bus takes no more."""
         return self._bus.offer(message)
 
-    def offer_marshalled(self, call: Header, signature: str, body: bytes) -> bool:
+    def offer_marshalled(self, call: Header, signature: str, body: bytes, error_name: str = "") -> bool:
         """The same for a reply whose body has been marshalled already, little-endian."""
-        return self._bus.offer_marshalled(call, signature, body)
+        return self._bus.offer_marshalled(call, signature, body, error_name)
 
     def _on_header(self, header: Header) -> Taker:
         return self._server.on_call(header) if header.kind == CALL else self._on_signal(header)

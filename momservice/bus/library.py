@@ -16,10 +16,12 @@ if os.environ.get("MOM_BUS_LIBRARY") == "dbus-fast" or not find_spec("dbus_next"
     from dbus_fast import Message, MessageFlag, MessageType, NameFlag, RequestNameReply, Variant
     from dbus_fast import introspection as intr
     from dbus_fast.signature import SignatureTree
+    from dbus_fast.validators import is_interface_name_valid
 else:
     from dbus_next import Message, MessageFlag, MessageType, NameFlag, RequestNameReply, Variant
     from dbus_next import introspection as intr
     from dbus_next.signature import SignatureTree
+    from dbus_next.validators import is_interface_name_valid
 
 __all__ = [
     "Message",
@@ -29,6 +31,7 @@ __all__ = [
     "RequestNameReply",
     "Variant",
     "intr",
+    "is_interface_name_valid",
     "marshal",
     "signature_tree",
     "variant",

@@ -22,6 +22,7 @@ from momservice.bus.objects import ERROR, Call, CallError, Objects, Target
 from momservice.bus.reading import Header, Taker
 from momservice.bus.users import Users
 from momservice.bus.wire import MAX_BODY_BYTES, BusLost
+from momservice.bus.writing import text_body
 from momservice.text import shown
 
 # What calls may take of the loop before others, and reading, have their turn.
@@ -49,7 +50,7 @@ class Sender(Protocol):
     def offer(self, message: Message) -> bool:
         """Send, or give False."""
 
-    def offer_marshalled(self, call: Header, signature: str, body: bytes) -> bool:
+    def offer_marshalled(self, call: Header, signature: str, body: bytes, error_name: str = "") -> bool:
         """Send a reply whose body has been marshalled, or give False."""
 
 
@@ -214,18 +215,19 @@ class Server:
 
     def _reply_error(self, header: Header, error: CallError) -> None:
         if not header.flags & MessageFlag.NO_REPLY_EXPECTED.value:
-            self._reply(header, MessageType.ERROR, "s", [error.text], error.name)
+            self._reply(header, "s", text_body(error.text), error.name)
 
     def _return(self, header: Header, signature: str, result: Sequence[Any]) -> None:
-        if not isinstance(result, bytes):
-            self._reply(header, MessageType.METHOD_RETURN, signature, list(result))
-        elif not self._connection.offer_marshalled(header, signature, result):
-            self._drop(header)
+        if isinstance(result, bytes):
+            self._reply(header, signature, result)
+        else:
+            kind, to = MessageType.METHOD_RETURN, header.sender
+            message = Message(to, message_type=kind, reply_serial=header.serial, signature=signature, body=list(result))
+            if not self._connection.offer(message):
+                self._drop(header)
 
-    def _reply(self, header: Header, kind: MessageType, signature: str, body: list[Any], error_name: str | None = None) -> None:
-        to, serial = header.sender, header.serial
-        message = Message(to, message_type=kind, reply_serial=serial, error_name=error_name, signature=signature, body=body)
-        if not self._connection.offer(message):
+    def _reply(self, header: Header, signature: str, body: bytes, error_name: str = "") -> None:
+        if not self._connection.offer_marshalled(header, signature, body, error_name):
             self._drop(header)
 
     @staticmethod

@@ -152,15 +152,15 @@ class Bus:
         self._send(message)
         return True
 
-    def offer_marshalled(self, call: Header, signature: str, body: bytes) -> bool:
+    def offer_marshalled(self, call: Header, signature: str, body: bytes, error_name: str = "") -> bool:
         """Queue the reply to a call whose body, of that signature, has been marshalled already, little-endian; False if it was dropped.
 
-        Raises ValueError for one that is too long.
+        `error_name`: "" for a good one. Raises ValueError for one that is too long, or a name that is none.
         """
         if self._writer.queued_bytes > MAX_QUEUED_BYTES:
             return False
         self._serial += 1
-        self._write(reply_header(call, self._serial, signature, len(body)), body)
+        self._write(reply_header(call, self._serial, signature, len(body), error_name), body)
         return True
 
     def _send(self, message: Message) -> None:

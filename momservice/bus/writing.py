@@ -13,9 +13,12 @@ from collections import deque
 from collections.abc import Callable
 from functools import lru_cache
 
+from momservice.bus.library import is_interface_name_valid
 from momservice.bus.reading import (
     CALL,
     DESTINATION,
+    ERROR,
+    ERROR_NAME,
     INTERFACE,
     MEMBER,
     PATH,
@@ -72,16 +75,30 @@ class Writer:
             self._queue[0] = self._queue[0][size:]
 
 
-def reply_header(call: Header, serial: int, signature: str, body_bytes: int) -> bytes:
-    """The header of a method return, as the library would make it along with a body."""
-    fields = _fields(_number(REPLY_SERIAL, call.serial), _text(DESTINATION, "s", call.sender), _text(SIGNATURE, "g", signature))
-    return _header(RETURN, serial, fields, body_bytes)
+def reply_header(call: Header, serial: int, signature: str, body_bytes: int, error_name: str = "") -> bytes:
+    """The header of a reply, as the library would make it along with a body. Raises ValueError for an error name that is none."""
+    fields = [_number(REPLY_SERIAL, call.serial), _text(DESTINATION, "s", call.sender), _text(SIGNATURE, "g", signature)]
+    if error_name:
+        if not _is_error_name(error_name):
+            raise ValueError(f"there can be no error '{error_name}'")
+        fields.append(_text(ERROR_NAME, "s", error_name))
+    return _header(ERROR if error_name else RETURN, serial, _fields(*fields), body_bytes)
 
 
 def question(member: str, name: str, serial: int) -> bytes:
     """A call of the bus's own method that takes a name on it."""
-    body = struct.pack(f"<I{len(name) + 1}s", len(name), name.encode())
+    body = text_body(name)
     return _header(CALL, serial, _to_the_bus(member), len(body)) + body
+
+
+def text_body(text: str) -> bytes:
+    """The body with one text in it."""
+    encoded = text.encode()
+    return struct.pack(f"<I{len(encoded) + 1}s", len(encoded), encoded)
+
+
+# Whoever sends what the bus doesn't take is thrown out. Names of others' errors are few.
+_is_error_name = lru_cache(maxsize=64)(is_interface_name_valid)
 
 
 @lru_cache

@@ -34,8 +34,8 @@ def test_answers_that_nobody_reads_end_plain_dbus_next(address: str) -> None:
 def test_answers_that_nobody_reads_end_nothing(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     queued, plain = [0], writing.Writer.write
 
-    def write(self: writing.Writer, data: bytearray) -> None:
-        plain(self, data)
+    def write(self: writing.Writer, *pieces: bytes | bytearray) -> None:
+        plain(self, *pieces)
         queued[0] = max(*queued, self.queued_bytes)
 
     monkeypatch.setattr(writing.Writer, "write", write)
@@ -184,7 +184,7 @@ def test_while_the_bus_takes_no_answers_calls_are_read_and_none_is_begun(address
 
 def test_another_user_waits_for_a_turn_and_not_for_a_flood(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     events: list[str] = []
-    on_call, reply = serving.Server.on_call, serving.Server._reply
+    on_call, reply = serving.Server.on_call, serving.Server._return
 
     def called(self: serving.Server, header: reading.Header) -> reading.Taker:
         events.append(f"call {header.sender}")
@@ -195,7 +195,7 @@ def test_another_user_waits_for_a_turn_and_not_for_a_flood(address: str, monkeyp
         reply(self, header, *rest)
 
     monkeypatch.setattr(serving.Server, "on_call", called)
-    monkeypatch.setattr(serving.Server, "_reply", replied)
+    monkeypatch.setattr(serving.Server, "_return", replied)
 
     async def scenario(connection: Connection, _served: Served) -> None:
         floods, other = [await stranger(address) for _ in range(20)], await stranger(address, OTHER)

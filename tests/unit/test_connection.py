@@ -16,7 +16,7 @@ from momservice.bus.connection import CallError
 from momservice.bus.decoder import at_once, decoding
 from momservice.bus.reading import MAX_HEADER_BYTES, Header, Reader, Taker
 from momservice.bus.wire import MAX_BODY_BYTES
-from momservice.bus.writing import BUS, BUS_PATH, question, reply_header
+from momservice.bus.writing import BUS, BUS_PATH, question, reply_header, text_body
 
 CALLER = ":1.7"
 
@@ -63,14 +63,22 @@ def test_messages_come_whole_however_the_stream_is_cut(size: int) -> None:
 def test_what_is_made_without_the_library_is_what_the_library_makes(name: str) -> None:
     asked = Message(BUS, BUS_PATH, BUS, "GetConnectionUnixUser", signature="s", body=[name], serial=9)
     told = Message(name, message_type=MessageType.METHOD_RETURN, reply_serial=5, signature="as", body=[["x"]], serial=9)
+    refused = Message(name, message_type=MessageType.ERROR, reply_serial=5, error_name="a.b.C", signature="s", body=["näh"], serial=9)
     head = Header("<", 1, 0, 5, 0, name, "", "", "", "", 0, "")
     body = b"\6\0\0\0\1\0\0\0x\0"
-    for made, message in ((question("GetConnectionUnixUser", name, 9), asked), (reply_header(head, 9, "as", len(body)) + body, told)):
+    text = text_body("näh")
+    for made, message in (
+        (question("GetConnectionUnixUser", name, 9), asked),
+        (reply_header(head, 9, "as", len(body)) + body, told),
+        (reply_header(head, 9, "s", len(text), "a.b.C") + text, refused),
+    ):
         ours, theirs = Ears(), Ears()
         ours.reader.feed(made)
         theirs.reader.feed(bytes(message._marshall()))
         assert len(ours.headers) == 1
         assert (ours.headers, ours.bodies) == (theirs.headers, theirs.bodies)
+    with pytest.raises(ValueError, match="there can be no error 'x y'"):
+        reply_header(head, 9, "s", len(text), "x y")
 
 
 def test_what_nobody_wants_is_not_kept() -> None:
