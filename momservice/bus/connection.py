@@ -242,7 +242,10 @@ class Connection:
         return self._bus.offer_marshalled(call, signature, body, error_name)
 
     def _on_header(self, header: Header) -> Taker:
-        return self._server.on_call(header) if header.kind == CALL else self._on_signal(header)
+        if header.kind != CALL:
+            return self._on_signal(header)
+        # What no bus has handed on can't be answered.
+        return self._server.on_call(header) if header.sender else None
 
     def _on_signal(self, header: Header) -> Taker:
         if (header.sender, header.interface, header.member) == (BUS[0], BUS[2], "NameOwnerChanged") and header.signature == "sss":

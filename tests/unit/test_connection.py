@@ -6,16 +6,18 @@ from __future__ import annotations
 import logging
 import struct
 from functools import partial
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 from dbus_next import Message, MessageType
 
 from momservice.bus.address import places
 from momservice.bus.bounds import CALL_BYTES, ROOM_BYTES, Charge, Minutely, Room, Seldom, Turns
-from momservice.bus.connection import CallError
+from momservice.bus.connection import CallError, Connection
 from momservice.bus.decoder import at_once, decoding
 from momservice.bus.reading import MAX_HEADER_BYTES, Header, Reader, Taker
-from momservice.bus.wire import MAX_BODY_BYTES
+from momservice.bus.wire import MAX_BODY_BYTES, Bus
 from momservice.bus.writing import BUS, BUS_PATH, question, reply_header, text_body
 
 CALLER = ":1.7"
@@ -270,3 +272,11 @@ def test_one_record_of_each_kind_a_minute_is_due_and_tells_what_was_left_out() -
 )
 def test_addresses_name_sockets(address: str, expected: list[str]) -> None:
     assert places(address) == expected
+
+
+def test_a_call_that_no_bus_has_handed_on_is_not_answered() -> None:
+    asked: list[str] = []
+    bus = SimpleNamespace(ended=None, receive=None, ask_user=asked.append)
+    Connection(cast("Bus", bus))
+    assert bus.receive(Header("<", 1, 0, 5, 0, "", "/a", "a.b", "Ping", "", 0, "")) is None
+    assert asked == []
