@@ -15,16 +15,16 @@ from functools import partial
 from types import TracebackType
 from typing import Any, TypeVar
 
-from momservice.bus.arguments import checked_runs
+from momservice.bus.answers import to_diagnostic, to_explanation, to_wanted
+from momservice.bus.checks import checked_runs
 from momservice.bus.connection import Connection, Variant
 from momservice.bus.names import MANAGER, POLICY
-from momservice.bus.reports import to_diagnostic, to_explanation, to_wanted
 from momservice.bus.variants import Scalar, carried, plain, sendable, to_data
+from momservice.decisions import Diagnostic, Wanted
 from momservice.errors import InvalidArgs
-from momservice.explanations import Explanation
+from momservice.explained import Explanation
 from momservice.link import CLOSED, Link, ServiceUnavailable
 from momservice.loop_thread import LoopEnded, LoopThread
-from momservice.policy.decisions import Diagnostic, Wanted
 from momservice.snapshot import Sample, Value
 from momservice.vdsm import VdsmMomClient
 

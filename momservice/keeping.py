@@ -14,7 +14,8 @@ from typing import Final, Protocol, TypeAlias
 from momservice import strict_json
 from momservice.durable import Document
 from momservice.snapshot import Value
-from momservice.snapshot_file import decoded, encoded
+from momservice.snapshot_file import decoded
+from momservice.snapshot_text import encoded
 from momservice.store import Offload, PolicyStore
 from momservice.strict_json import Json
 

@@ -12,7 +12,8 @@ from momservice import errors, strict_json
 from momservice.bus.names import MAX_PARAMETERS, MAX_POLICIES, MAX_TEXT_BYTES, POLICY_NAME
 from momservice.policy import Program
 from momservice.snapshot import Value
-from momservice.snapshot_file import decoded, encoded
+from momservice.snapshot_file import decoded
+from momservice.snapshot_text import encoded
 from momservice.strict_json import Json, quoted
 
 VERSION: Final = 1

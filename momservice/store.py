@@ -20,7 +20,7 @@ from typing import Any, cast
 
 from momservice import errors
 from momservice.building import PROBLEM_CHARACTERS, Built, build, build_tolerantly, findings, read_all, told
-from momservice.bus.arguments import checked_name
+from momservice.bus.checks import checked_name
 from momservice.config import Config
 from momservice.dry_runs import DryRun, dry_run, dry_run_in_given, live
 from momservice.durable import Document

@@ -12,8 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal, TypeAlias
 
-from momservice.cli.findings import count
-from momservice.cli.output import DASH, one_line
+from momservice.cli.output import DASH, count, one_line
 from momservice.cli.show import state_of
 from momservice.client import ServiceStatus, Statistics
 from momservice.snapshot import EMPTY, Sample, Value

@@ -94,6 +94,11 @@ def say_pairs(pairs: Sequence[tuple[str, str]]) -> None:
         say(f"{name.ljust(width)}{GAP}{one_line(value) or DASH}")
 
 
+def count(number: int, what: str) -> str:
+    """A number of things."""
+    return f"{number or 'no'} {what}{'' if number == 1 else 's'}"
+
+
 def mib(kib: Value) -> str:
     """A size in KiB as MiB, "-" for nil."""
     return f"{kib / 1024:.1f}" if isinstance(kib, int | float) else DASH

@@ -12,13 +12,13 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import IO, Final
 
-from momservice.cli.findings import count
-from momservice.cli.output import Problem, say
+from momservice.cli.output import Problem, count, say
 from momservice.cli.policy_files import STDIN
 from momservice.cli.service import connected
 from momservice.cli.verbs import Verbs, add_verb
 from momservice.client import BlockingClient, Parameter
-from momservice.series import FILE_BYTES, Recorder
+from momservice.recorder import Recorder
+from momservice.strict_json import FILE_BYTES
 
 MORE = f"""\
 Writes a snapshot at once, and one each time that policies run, with the figures of all samples since the one before: a line of JSON each, \

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import ClassVar, Final, Literal, Protocol
 
 from momservice.bus.connection import BusLost, CallError, Connection
+from momservice.decisions import Wanted
 from momservice.fields import Control
 from momservice.hypervisor import GuestRecord
-from momservice.policy.decisions import Wanted
 from momservice.snapshot import Sample, Value
 
 # applied: sent and confirmed; unchanged: nothing to send; clamped: applied after clamping; held: not sent because the guest is held;

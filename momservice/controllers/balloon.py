@@ -11,11 +11,11 @@ from momservice.controllers import Outcome, Status, World
 from momservice.controllers.balloon_watch import BalloonWatch
 from momservice.controllers.guest_helper import Result
 from momservice.controllers.values import ValueRefused, clamp, to_integer
+from momservice.decisions import Wanted
 from momservice.fields import Control
 from momservice.hypervisor import GuestRecord
 from momservice.hypervisor.facts import MAX_KIB
 from momservice.hypervisor.guests_state import held_reason, stale_reason
-from momservice.policy.decisions import Wanted
 
 TARGET = Control(
     "balloon_target",

@@ -12,8 +12,8 @@ from typing import Any, ClassVar
 from momservice.bus.connection import ERROR, BusLost, CallError, Connection
 from momservice.controllers import HelperUnavailable, Outcome, Status, World, ping
 from momservice.controllers.values import ValueRefused, clamp, to_integer
+from momservice.decisions import Wanted
 from momservice.fields import Control
-from momservice.policy.decisions import Wanted
 from momservice.snapshot import HOST, Sample
 
 log = logging.getLogger(__name__)

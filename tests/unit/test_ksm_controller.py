@@ -11,7 +11,7 @@ import pytest
 from momservice.bus.connection import ERROR, BusLost, CallError, Connection
 from momservice.controllers import HelperUnavailable, Outcome, World
 from momservice.controllers.ksm import Ksm
-from momservice.policy.decisions import Place, Wanted
+from momservice.decisions import Place, Wanted
 from momservice.snapshot import Value
 
 BUSY = "org.ovirt.Mom1.Error.Busy"

@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from momservice import series
+from momservice import strict_json
 from momservice.cli import command, explain, record, trial
 from momservice.client import Evaluation, Finding, Parameter, Statistics
-from momservice.explanations import Explanation
+from momservice.explained import Explanation
 from momservice.policy import Call, Diagnostic, Place, Read, Wanted
 from momservice.series import parse_series
 from momservice.snapshot import Sample, Value
@@ -288,7 +288,7 @@ def test_the_file_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert 1 < written == text.count("\n")
     assert 700 < len(text) <= 1000
     assert why == "; the file would grow beyond 0 MiB"
-    assert series.FILE_BYTES == 64 << 20
+    assert strict_json.FILE_BYTES == 64 << 20
 
 
 def test_a_file_that_is_there_already_stays(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
