@@ -123,10 +123,10 @@ async def serve(settings: config.Config, read: Callable[[], config.Config]) -> i
     keeper = Keeper(folder, disk, policies, engine)
     await policies.start(settings)
     await keeper.restore()
-    metrics = MetricsFile(engine, lambda: policies.generation)
-    engine.watchers.all.append(metrics)
     explainer = Explainer(engine.runs, partial(offload, Workers(1, "explain"), EXPLAIN_DEADLINE_S, EXPLAINING))
-    service.publish(connection, engine, policies, explainer, workshop.balloon_works)
+    gate = service.publish(connection, engine, policies, explainer, workshop.balloon_works)
+    metrics = MetricsFile(engine, lambda: policies.generation, lambda: gate.available)
+    engine.watchers.all.append(metrics)
     await connection.own(BUS_NAME)
     # Not earlier: a second service that can't own the name must leave the state of the first alone.
     await keeper.keep()
