@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from momservice.bus.answers import to_diagnostic, to_explanation, to_wanted
 from momservice.bus.checks import checked_runs
 from momservice.bus.connection import Connection, Variant
-from momservice.bus.names import MANAGER, POLICY
+from momservice.bus.names import GUEST, MANAGER, OBJECT_MANAGER, POLICY
 from momservice.bus.variants import Scalar, carried, plain, sendable, to_data
 from momservice.decisions import Diagnostic, Wanted
 from momservice.errors import InvalidArgs
@@ -28,7 +28,17 @@ from momservice.loop_thread import LoopEnded, LoopThread
 from momservice.snapshot import Sample, Value
 from momservice.vdsm import VdsmMomClient
 
-__all__ = ["BlockingClient", "Client", "Parameter", "Scalar", "ServiceStatus", "ServiceUnavailable", "Statistics", "VdsmMomClient"]
+__all__ = [
+    "BlockingClient",
+    "Client",
+    "GuestState",
+    "Parameter",
+    "Scalar",
+    "ServiceStatus",
+    "ServiceUnavailable",
+    "Statistics",
+    "VdsmMomClient",
+]
 
 DEADLINE_S = 30.0
 # A call that lets polkit ask a person for a password.
@@ -62,6 +72,15 @@ class Statistics:
 
     host: Sample
     guests: Mapping[str, Sample]
+
+
+@dataclass(frozen=True, slots=True)
+class GuestState:
+    """How a guest is: "managed", "held" or "unmanaged", one line for each reason of it, and capability -> why the guest lacks it, or ""."""
+
+    state: str
+    reasons: Sequence[str]
+    capabilities: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +164,12 @@ class Client:
     async def active_guests(self) -> list[tuple[str, str]]:
         """UUID and name of every guest."""
         return [(uuid, name) for uuid, name in await self._one(MANAGER, "GetActiveGuests")]
+
+    async def guest_states(self) -> dict[str, GuestState]:
+        """The state of every guest, by UUID."""
+        objects = await self._one(OBJECT_MANAGER, "GetManagedObjects")
+        guests: list[dict[str, Any]] = [plain(interfaces[GUEST]) for interfaces in objects.values()]
+        return {guest["Uuid"]: GuestState(guest["State"], guest["StateReasons"], guest["Capabilities"]) for guest in guests}
 
     async def explain(self, entity: str, last: int = 1) -> list[Explanation]:
         """What the last runs (1 to 10) did for a guest, by UUID, or for "host", newest first."""
@@ -317,6 +342,10 @@ class BlockingClient:
     def active_guests(self) -> list[tuple[str, str]]:
         """See Client."""
         return self._wait(self._client.active_guests())
+
+    def guest_states(self) -> dict[str, GuestState]:
+        """See Client."""
+        return self._wait(self._client.guest_states())
 
     def explain(self, entity: str, last: int = 1) -> list[Explanation]:
         """See Client."""

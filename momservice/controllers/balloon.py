@@ -15,7 +15,7 @@ from momservice.decisions import Wanted
 from momservice.fields import Control
 from momservice.hypervisor import GuestRecord
 from momservice.hypervisor.facts import MAX_KIB
-from momservice.hypervisor.guests_state import held_reason, stale_reason
+from momservice.hypervisor.guests_state import NO_BALLOON, held_reason, stale_reason
 
 TARGET = Control(
     "balloon_target",
@@ -109,7 +109,7 @@ class Balloon:
         if reason := held_reason(record):
             raise _NotSent("held", reason)
         if not record.facts.balloon:
-            raise _NotSent("refused", "the guest has no balloon device")
+            raise _NotSent("refused", NO_BALLOON)
         return self._fit(wanted, number, record, world)
 
     def _fit(self, wanted: Wanted, number: int, record: GuestRecord, world: World) -> _Plan:
