@@ -4,13 +4,16 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import math
+import os
 import resource
 import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, TextIO
 
 from momservice.snapshot import Sample, Value
@@ -44,6 +47,29 @@ def say(text: str, stream: TextIO | None = None) -> None:
 def complain(text: str) -> None:
     """One line on standard error."""
     sys.stderr.write(f"momctl: {one_line(text)}\n")
+
+
+def hold_complaints() -> None:
+    """Have nothing fail that is written to standard error, until `let_go`: it may be closed, or a file on a full disk."""
+    if sys.stderr is None:
+        sys.stderr = Path(os.devnull).open("w", encoding="ascii", errors="replace")  # noqa: SIM115 - as long as the program runs
+    if isinstance(sys.stderr, io.TextIOWrapper):
+        sys.stderr.reconfigure(line_buffering=False, write_through=False)
+
+
+def let_go() -> None:
+    """Write what is held, as far as that can be."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None:
+                stream.flush()
+        except OSError:
+            drop(stream)
+
+
+def drop(stream: TextIO) -> None:
+    """Let go of what couldn't be written: python's last flush must not complain of it again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def one_line(text: str) -> str:
