@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 # By entity, then by name.
 Variables: TypeAlias = Mapping[str, Mapping[str, Value]]
 
+DOCUMENT: Final = "variables"
 VERSION: Final = 1
 # Of all entities; each may keep some 130 KiB of text, most keep a few numbers.
 LIMIT_BYTES: Final = 16 * 1024 * 1024
@@ -46,7 +47,7 @@ class Keeper:
     def __init__(self, folder: Path, disk: Offload, policies: PolicyStore, engine: Keeps) -> None:
         """`disk` runs reads and writes, outside the event loop."""
         self._disk, self._policies, self._engine = disk, policies, engine
-        self._document = Document(folder, "variables", VERSION, LIMIT_BYTES, from_json)
+        self._document = Document(folder, DOCUMENT, VERSION, LIMIT_BYTES, from_json)
         self._turn = asyncio.Lock()
         self._stored = "{}"
 

@@ -16,6 +16,7 @@ from momservice.snapshot_file import decoded
 from momservice.snapshot_text import encoded
 from momservice.strict_json import Json, quoted
 
+DOCUMENT: Final = "policies"
 VERSION: Final = 1
 # What clients may have loaded and set, where JSON writes each byte as six.
 LIMIT_BYTES: Final = 8 * 1024 * 1024
