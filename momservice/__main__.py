@@ -26,6 +26,7 @@ from momservice.hypervisor.workers import DeadlineMissed, NoThreadLeft, Workers
 from momservice.keeping import Keeper
 from momservice.metrics_file import MetricsFile
 from momservice.notify import notify
+from momservice.options import parsed
 
 log = logging.getLogger("momservice")
 
@@ -57,7 +58,7 @@ def arguments() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the service. Exit status 0 after a stop, 1 when it can't go on, 2 for a wrong command line or configuration."""
-    options = vars(arguments().parse_args(argv))
+    options = vars(parsed(arguments(), argv))
     file, check = options.pop("config"), options.pop("check_config")
     read = partial(config.load, file, {name: text for name, text in options.items() if text is not None})
     try:

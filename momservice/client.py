@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Coroutine, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
 from typing import Any, TypeVar
@@ -20,17 +19,20 @@ from momservice.bus.checks import checked_runs
 from momservice.bus.connection import Connection, Variant
 from momservice.bus.names import GUEST, MANAGER, OBJECT_MANAGER, POLICY
 from momservice.bus.variants import Scalar, carried, plain, sendable, to_data
-from momservice.decisions import Diagnostic, Wanted
+from momservice.decisions import Diagnostic
 from momservice.errors import InvalidArgs
 from momservice.explained import Explanation
 from momservice.link import CLOSED, Link, ServiceUnavailable
 from momservice.loop_thread import LoopEnded, LoopThread
-from momservice.snapshot import Sample, Value
+from momservice.replies import PROPERTIES, Evaluation, Finding, GuestState, Parameter, ServiceStatus, Statistics
+from momservice.snapshot import Sample
 from momservice.vdsm import VdsmMomClient
 
 __all__ = [
     "BlockingClient",
     "Client",
+    "Evaluation",
+    "Finding",
     "GuestState",
     "Parameter",
     "Scalar",
@@ -45,68 +47,6 @@ DEADLINE_S = 30.0
 DIALOG_DEADLINE_S = 150.0
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class ServiceStatus:
-    """The properties of org.ovirt.Mom1.Manager. `_us`: microseconds (`last_evaluation_us` since the epoch, 0 for none yet)."""
-
-    version: str
-    api_version: int
-    status: str
-    status_reasons: Sequence[str]
-    generation: int
-    interval_ms: int
-    guest_count: int
-    hypervisor_connected: bool
-    helper_available: bool
-    polkit_available: bool
-    last_evaluation_us: int
-    evaluation_duration_us: int
-    last_error: str
-
-
-@dataclass(frozen=True, slots=True)
-class Statistics:
-    """The newest values of the host's fields and of each guest's by UUID, in the units of the field tables; nil fields are left out."""
-
-    host: Sample
-    guests: Mapping[str, Sample]
-
-
-@dataclass(frozen=True, slots=True)
-class GuestState:
-    """How a guest is: "managed", "held" or "unmanaged", one line for each reason of it, and capability -> why the guest lacks it, or ""."""
-
-    state: str
-    reasons: Sequence[str]
-    capabilities: Mapping[str, str]
-
-
-@dataclass(frozen=True, slots=True)
-class Parameter:
-    """A parameter's value in force (None: nil), who gave it, when (us since the epoch), and the uid of the client that did."""
-
-    value: Value
-    origin: str
-    time_us: int
-    uid: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """What is to be said of policies that were evaluated. `entity`: the guest that was dropped from the run, else ""."""
-
-    diagnostic: Diagnostic
-    entity: str
-
-
-@dataclass(frozen=True, slots=True)
-class Evaluation:
-    """What policies decide. `controls`: without inputs; lists as texts. With an error at load among the findings there are none."""
-
-    controls: Sequence[Wanted]
-    findings: Sequence[Finding]
 
 
 class Client:
@@ -246,24 +186,6 @@ class Client:
     async def replace_parameters(self, values: Mapping[str, Scalar]) -> int:
         """Set these; all others go back to the policies' defaults."""
         return int(await self._one(POLICY, "ReplaceParameters", "a{sv}", sendable(values)))
-
-
-# The D-Bus names of the fields of ServiceStatus, in their order.
-PROPERTIES = (
-    "Version",
-    "ApiVersion",
-    "Status",
-    "StatusReasons",
-    "Generation",
-    "Interval",
-    "GuestCount",
-    "HypervisorConnected",
-    "HelperAvailable",
-    "PolkitAvailable",
-    "LastEvaluation",
-    "EvaluationDuration",
-    "LastError",
-)
 
 
 def _all_carried(texts: Mapping[str, str]) -> dict[str, str]:

@@ -12,10 +12,11 @@ from collections.abc import Sequence
 from momservice import __version__
 from momservice.bus.connection import CallError
 from momservice.cli import control, explain, ksm, metrics, monitor, parameters, policies, record, show, top
-from momservice.cli.output import Problem, Usage, complain, drop, hold_complaints, let_go, say
+from momservice.cli.output import Problem, Usage, complain, hold_complaints, let_go, say
 from momservice.cli.service import add_asking
 from momservice.client import ServiceUnavailable
 from momservice.errors import AccessDenied, InteractiveAuthorizationRequired
+from momservice.options import UNWRITABLE, drop
 
 FAILED, WRONG_USAGE, NO_SERVICE, NOT_ALLOWED, INTERRUPTED = 1, 2, 3, 4, 130
 EXITS = (
@@ -92,7 +93,7 @@ def _guarded(argv: Sequence[str] | None) -> int:
         return FAILED
     except OSError as error:
         # Files that can't be read are problems of their own; this is a full disk.
-        complain(f"cannot write the output: {error.strerror or error}")
+        complain(f"{UNWRITABLE}: {error.strerror or error}")
         drop(sys.stdout)
         return FAILED
     except Exception as error:

@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
+from momservice.options import drop
 from momservice.snapshot import Sample, Value
 
 GAP = "  "
@@ -66,10 +67,6 @@ def let_go() -> None:
         except OSError:
             drop(stream)
 
-
-def drop(stream: TextIO) -> None:
-    """Let go of what couldn't be written: python's last flush must not complain of it again."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def one_line(text: str) -> str:

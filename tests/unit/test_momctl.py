@@ -347,3 +347,17 @@ def test_the_exit_status_is_right_where_complaints_can_not_be_written(errors: st
     for verb, status in (("status", 3), ("policy check /nonexistent", 1), ("nonsense", 2)):
         command = f"{sys.executable} -m momservice.cli {verb} {errors}"
         assert subprocess.run(["sh", "-c", command], cwd=ROOT, env=NO_BUS, timeout=60, check=False).returncode == status
+
+
+@pytest.mark.parametrize("environment", BUFFERS, ids=["buffered", "unbuffered"])
+@pytest.mark.parametrize("option", ["--help", "--version"])
+@pytest.mark.parametrize(("module", "name"), [("momservice", "momservice"), ("momservice.bridge", "mom-rpc-bridge")])
+def test_the_other_programs_end_in_the_same_way(module: str, name: str, option: str, environment: dict[str, str]) -> None:
+    for where, said in (("> /dev/full", f"{name}: cannot write the output: No space left on device\n"), ("| head -0", "")):
+        command = f"set -o pipefail; {sys.executable} -m {module} {option} {where}"
+        done = subprocess.run(
+            ["bash", "-c", command], cwd=ROOT, env=NO_BUS | environment, capture_output=True, text=True, timeout=60, check=False
+        )
+        assert (done.stdout, done.stderr) == ("", said)
+        # A reader that has only just gone may be missed.
+        assert done.returncode in ((1,) if said else (0, 1))
