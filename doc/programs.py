@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from itertools import groupby
 
 from blocks import Block, Entry, Page, Part, Section, Text
+from surroundings import environment, files
 
 from momservice import config
 
@@ -43,6 +44,7 @@ def program(parser: argparse.ArgumentParser, section: int, see: str) -> Page:
             yield from _options(verb)
             yield from [Text(verb.epilog)] if verb.epilog else ()
         yield from (Section("Exit status"), Text((parser.epilog or "").removeprefix("Exit status: ")))
+        yield from (*environment(parser.prog), *files(parser.prog))
         yield from (Section("See also"), Text(see))
 
     about = (parser.description or "").split(":")[0].rstrip(".")

@@ -27,6 +27,7 @@ from momservice.hypervisor.workers import DeadlineMissed, NoThreadLeft, Workers
 from momservice.keeping import Keeper
 from momservice.metrics_file import MetricsFile
 from momservice.notify import notify
+from momservice.options import parsed
 
 log = logging.getLogger("momservice")
 
@@ -58,7 +59,7 @@ def arguments() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the service. Exit status 0 after a stop, 1 when it can't go on, 2 for a wrong command line or configuration."""
-    options = vars(arguments().parse_args(argv))
+    options = vars(parsed(arguments(), argv))
     file, check = options.pop("config"), options.pop("check_config")
     read = partial(config.load, file, {name: text for name, text in options.items() if text is not None})
     try:
@@ -126,10 +127,10 @@ async def serve(settings: config.Config, read: Callable[[], config.Config]) -> i
     keeper = Keeper(folder, disk, policies, engine)
     await policies.start(settings)
     await keeper.restore()
-    metrics = MetricsFile(engine, lambda: policies.generation)
-    engine.watchers.all.append(metrics)
     explainer = Explainer(engine.runs, partial(offload, Workers(1, "explain"), EXPLAIN_DEADLINE_S, EXPLAINING))
-    service.publish(connection, engine, policies, explainer, workshop.balloon_works)
+    gate = service.publish(connection, engine, policies, explainer, workshop.balloon_works)
+    metrics = MetricsFile(engine, lambda: policies.generation, lambda: gate.available)
+    engine.watchers.all.append(metrics)
     await connection.own(BUS_NAME)
     # Not earlier: a second service that can't own the name must leave the state of the first alone.
     await keeper.keep()

@@ -28,6 +28,7 @@ from momservice.client import Client
 from momservice.collectors.host_ksm import HostKSM
 from momservice.errors import UnknownPolicy
 from momservice.link import Link, ServiceUnavailable
+from momservice.options import parsed
 from momservice.snapshot import Sample
 from momservice.unix_http import Server
 from momservice.xml_rpc import INVALID_ARGUMENTS, REFUSED, UNKNOWN_METHOD, read_call, write_answer
@@ -193,7 +194,7 @@ def arguments() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point."""
-    options = arguments().parse_args(argv)
+    options = parsed(arguments(), argv)
     logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s", stream=sys.stderr)
     try:
         sockets = [listen(options.socket)] if options.socket else handed_over()

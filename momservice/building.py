@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Final
 
 from momservice import errors
-from momservice.bus.arguments import checked_name
-from momservice.bus.names import MAIN_POLICY, MAX_POLICIES, MAX_TEXT_BYTES
+from momservice.bus.checks import checked_name
+from momservice.bus.names import MAIN_POLICY, MAX_POLICIES, MAX_TEXT_BYTES, TEXT_BYTES
 from momservice.config import Config, read_text
 from momservice.fields import Schema
 from momservice.layers import Layers, Parameter
-from momservice.policy import TEXT_BYTES, Diagnostic, Failure, Program, evaluate, load, trial_errors, trial_warnings
+from momservice.policy import Diagnostic, Failure, Program, evaluate, load, trial_errors, trial_warnings
 from momservice.snapshot import Snapshot, Value
 from momservice.text import shown
 

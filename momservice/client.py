@@ -10,84 +10,43 @@ from __future__ import annotations
 
 from collections.abc import Coroutine, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
 from typing import Any, TypeVar
 
-from momservice.bus.arguments import checked_runs
+from momservice.bus.answers import to_diagnostic, to_explanation, to_wanted
+from momservice.bus.checks import checked_runs
 from momservice.bus.connection import Connection, Variant
-from momservice.bus.names import MANAGER, POLICY
-from momservice.bus.reports import to_diagnostic, to_explanation, to_wanted
+from momservice.bus.names import GUEST, MANAGER, OBJECT_MANAGER, POLICY
 from momservice.bus.variants import Scalar, carried, plain, sendable, to_data
+from momservice.decisions import Diagnostic
 from momservice.errors import InvalidArgs
-from momservice.explanations import Explanation
+from momservice.explained import Explanation
 from momservice.link import CLOSED, Link, ServiceUnavailable
 from momservice.loop_thread import LoopEnded, LoopThread
-from momservice.policy.decisions import Diagnostic, Wanted
-from momservice.snapshot import Sample, Value
+from momservice.replies import PROPERTIES, Evaluation, Finding, GuestState, Parameter, ServiceStatus, Statistics
+from momservice.snapshot import Sample
 from momservice.vdsm import VdsmMomClient
 
-__all__ = ["BlockingClient", "Client", "Parameter", "Scalar", "ServiceStatus", "ServiceUnavailable", "Statistics", "VdsmMomClient"]
+__all__ = [
+    "BlockingClient",
+    "Client",
+    "Evaluation",
+    "Finding",
+    "GuestState",
+    "Parameter",
+    "Scalar",
+    "ServiceStatus",
+    "ServiceUnavailable",
+    "Statistics",
+    "VdsmMomClient",
+]
 
 DEADLINE_S = 30.0
 # A call that lets polkit ask a person for a password.
 DIALOG_DEADLINE_S = 150.0
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class ServiceStatus:
-    """The properties of org.ovirt.Mom1.Manager. `_us`: microseconds (`last_evaluation_us` since the epoch, 0 for none yet)."""
-
-    version: str
-    api_version: int
-    status: str
-    status_reasons: Sequence[str]
-    generation: int
-    interval_ms: int
-    guest_count: int
-    hypervisor_connected: bool
-    helper_available: bool
-    polkit_available: bool
-    last_evaluation_us: int
-    evaluation_duration_us: int
-    last_error: str
-
-
-@dataclass(frozen=True, slots=True)
-class Statistics:
-    """The newest values of the host's fields and of each guest's by UUID, in the units of the field tables; nil fields are left out."""
-
-    host: Sample
-    guests: Mapping[str, Sample]
-
-
-@dataclass(frozen=True, slots=True)
-class Parameter:
-    """A parameter's value in force (None: nil), who gave it, when (us since the epoch), and the uid of the client that did."""
-
-    value: Value
-    origin: str
-    time_us: int
-    uid: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """What is to be said of policies that were evaluated. `entity`: the guest that was dropped from the run, else ""."""
-
-    diagnostic: Diagnostic
-    entity: str
-
-
-@dataclass(frozen=True, slots=True)
-class Evaluation:
-    """What policies decide. `controls`: without inputs; lists as texts. With an error at load among the findings there are none."""
-
-    controls: Sequence[Wanted]
-    findings: Sequence[Finding]
 
 
 class Client:
@@ -145,6 +104,12 @@ class Client:
     async def active_guests(self) -> list[tuple[str, str]]:
         """UUID and name of every guest."""
         return [(uuid, name) for uuid, name in await self._one(MANAGER, "GetActiveGuests")]
+
+    async def guest_states(self) -> dict[str, GuestState]:
+        """The state of every guest, by UUID."""
+        objects = await self._one(OBJECT_MANAGER, "GetManagedObjects")
+        guests: list[dict[str, Any]] = [plain(interfaces[GUEST]) for interfaces in objects.values()]
+        return {guest["Uuid"]: GuestState(guest["State"], guest["StateReasons"], guest["Capabilities"]) for guest in guests}
 
     async def explain(self, entity: str, last: int = 1) -> list[Explanation]:
         """What the last runs (1 to 10) did for a guest, by UUID, or for "host", newest first."""
@@ -223,24 +188,6 @@ class Client:
         return int(await self._one(POLICY, "ReplaceParameters", "a{sv}", sendable(values)))
 
 
-# The D-Bus names of the fields of ServiceStatus, in their order.
-PROPERTIES = (
-    "Version",
-    "ApiVersion",
-    "Status",
-    "StatusReasons",
-    "Generation",
-    "Interval",
-    "GuestCount",
-    "HypervisorConnected",
-    "HelperAvailable",
-    "PolkitAvailable",
-    "LastEvaluation",
-    "EvaluationDuration",
-    "LastError",
-)
-
-
 def _all_carried(texts: Mapping[str, str]) -> dict[str, str]:
     return {carried(name): carried(text) for name, text in texts.items()}
 
@@ -317,6 +264,10 @@ class BlockingClient:
     def active_guests(self) -> list[tuple[str, str]]:
         """See Client."""
         return self._wait(self._client.active_guests())
+
+    def guest_states(self) -> dict[str, GuestState]:
+        """See Client."""
+        return self._wait(self._client.guest_states())
 
     def explain(self, entity: str, last: int = 1) -> list[Explanation]:
         """See Client."""

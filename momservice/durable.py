@@ -20,6 +20,8 @@ from momservice.text import shown
 
 T = TypeVar("T")
 
+# How the names of other files end: one that is being written, and those that are set aside.
+NEW, DAMAGED, NEWER = ".new", ".damaged", ".newer"
 # Numbers that a damaged file may have used are left out, so that none is given twice.
 MARGIN: Final = 1000
 _READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -33,6 +35,11 @@ def _opened(path: Path) -> Iterator[int]:
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+def files_of(name: str) -> list[str]:
+    """The files of a document, in its folder."""
+    return [f"{name}-1.json", f"{name}-2.json"]
 
 
 class _NewerVersion(ValueError):
@@ -50,7 +57,7 @@ class Document(Generic[T]):
         self._folder, self._name, self._version = folder, name, version
         self._limit_bytes, self._decode = limit_bytes, decode
         # The file that the next document replaces, and the one that holds.
-        self._files = [f"{name}-1.json", f"{name}-2.json"]
+        self._files = files_of(name)
         self.number = 0
         # Why nothing may be written: it could have a lower number than what couldn't be read.
         self._refusal: OSError | None = None
@@ -85,7 +92,7 @@ class Document(Generic[T]):
         self._files.reverse()
 
     def _replace(self, folder: int, file: str, content: bytes) -> None:
-        new = f"{self._name}.new"
+        new = self._name + NEW
         try:
             with suppress(FileNotFoundError):
                 os.unlink(new, dir_fd=folder)
@@ -114,7 +121,7 @@ class Document(Generic[T]):
             return
         except (OSError, ValueError) as error:
             newer = isinstance(error, _NewerVersion)
-            aside = file.replace(".json", ".newer" if newer else ".damaged")
+            aside = file.replace(".json", NEWER if newer else DAMAGED)
             what = "is of a later version" if newer else "is damaged"
             why = error.strerror if isinstance(error, OSError) else str(error).removeprefix(f"{file}: ")
             try:

@@ -26,6 +26,7 @@ from momservice.fields import Schema
 from momservice.history import History
 from momservice.hypervisor import GuestRecord, HypervisorUnavailable
 from momservice.hypervisor.guests_state import STALE_INTERVALS
+from momservice.pausing import Pausing
 from momservice.policy import Decisions, evaluate
 from momservice.reasons import Reasons
 from momservice.snapshot import EMPTY, Sample, Snapshot, Value
@@ -52,14 +53,6 @@ class Hypervisor(Protocol):
 
     async def guests(self) -> Sequence[GuestRecord]:
         """The guests that there are now, by name, then UUID. Raises HypervisorUnavailable."""
-
-
-@dataclass(slots=True)
-class Pause:
-    """A pause that a client asked for. `until_s`: on the monotonic clock, None for no end."""
-
-    reason: str
-    until_s: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +95,7 @@ class Engine:
         self._reasons = Reasons(changed=partial(self.watchers.tell, "reasons_changed"))
         self._actor = Actor(parts.controllers, self._reasons, self.watchers)
         self._settling: asyncio.Future[None] | None = None
-        self._pause: Pause | None = None
+        self._pausing = Pausing(self._paused_or_resumed)
         self._guests_seen_s = time.monotonic()
         self._guests_asked = False
         # Why the last run wasn't the compiled form's.
@@ -142,8 +135,8 @@ class Engine:
     def status(self) -> tuple[str, list[str]]:
         """("starting" | "active" | "degraded" | "paused", reasons)."""
         reasons = [*self._store.problems, *self._reasons.lines.values()]
-        if self._pause:
-            return "paused", [self._pause.reason, *reasons]
+        if self._pausing.reason:
+            return "paused", [self._pausing.reason, *reasons]
         if not self.last_evaluation_us:
             return "starting", reasons
         return ("degraded" if reasons else "active"), reasons
@@ -163,16 +156,15 @@ class Engine:
 
     def pause(self, reason: str, seconds: int) -> None:
         """Stop deciding for so long, 0: until `resume`."""
-        self._pause = Pause(reason or "paused by a client", time.monotonic() + seconds if seconds else None)
-        log.info("paused %s: %s", f"for {seconds} s" if seconds else "until Resume", self._pause.reason)
-        self.watchers.tell("reasons_changed", self._reasons.lines)
+        self._pausing.begin(reason, seconds)
 
     def resume(self) -> None:
         """End a pause. Without one nothing happens."""
-        if self._pause:
-            self._pause = None
-            log.info("resumed")
-            self.watchers.tell("reasons_changed", self._reasons.lines)
+        self._pausing.end()
+
+    def _paused_or_resumed(self) -> None:
+        self.watchers.tell("reasons_changed", self._reasons.lines)
+        if not self._pausing.reason:
             self.wake()
 
     def set_verbosity(self, level: int) -> None:
@@ -247,8 +239,6 @@ class Engine:
         while True:
             if not self.stuck():
                 feed_watchdog()
-            if self._pause and self._pause.until_s is not None and time.monotonic() >= self._pause.until_s:
-                self.resume()
             await asyncio.sleep(min(self._config.main_loop_interval_s, MAX_TICK_S))
 
     def stuck(self) -> list[str]:
@@ -333,7 +323,7 @@ class Engine:
 
     async def _policy_round(self) -> None:
         world = self.snapshot()
-        if self._pause or world is None:
+        if self._pausing.reason or world is None:
             return
         world = replace(world, parameters=self._store.values)
         program, generation = self._store.program, self._store.generation

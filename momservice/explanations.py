@@ -9,24 +9,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import Any, Final
 
 from momservice.columns import GuestTable
 from momservice.errors import UnknownGuest
-from momservice.policy import Call, Decisions, Failure, Place, Read, Wanted, evaluate
-from momservice.snapshot import HOST, Snapshot, Value
-
-if TYPE_CHECKING:
-    # At run time it would bring along all that a service needs, for clients too.
-    from momservice.watching import PolicyRun
-
-# What each tells: a control; that the guest was dropped from the run, or a top-level form failed and was undone; that the run went beyond
-# its budget and none of it was applied; that nothing was wanted of the entity, or it wasn't there; how much more there would be to tell of
-# the run; that the run isn't explained because the time for it is up.
-Kind = Literal["control", "dropped", "failed", "ended", "nothing", "absent", "more", "skipped"]
+from momservice.explained import Explanation, Kind
+from momservice.policy import Decisions, Failure, Wanted, evaluate
+from momservice.snapshot import HOST, Snapshot
+from momservice.watching import PolicyRun
 
 # What is told of one run, and how many inputs of all controls together.
 MAX_ROWS: Final = 100
@@ -37,40 +30,6 @@ NO_OUTCOME: Final = "no controller has told what became of it: it is under way, 
 
 # Runs a function outside the event loop.
 Offload = Callable[[Callable[[], Any]], Awaitable[Any]]
-
-
-@dataclass(frozen=True, slots=True)
-class Explanation:
-    """One thing that a run did, or failed to do, for an entity.
-
-    `run`, `time_us` (since the epoch), `generation`: of the run. `place`, `line` (its text), `calls`: of controls and failures. Of controls
-    `reads` are the inputs, `reads_left_out` how many more there were; `applied`: what was sent, None for nothing; `status` and `reason` are
-    the controller's. `code`, `message`: of failures. `more`: how many rows are left out.
-    """
-
-    run: int
-    time_us: int
-    generation: int
-    kind: Kind
-    place: Place | None = None
-    line: str = ""
-    calls: Sequence[Call] = ()
-    control: str = ""
-    item: str = ""
-    wanted: Value = None
-    applied: int | None = None
-    status: str = ""
-    reason: str = ""
-    reads: Sequence[Read] = ()
-    reads_left_out: int = 0
-    code: str = ""
-    message: str = ""
-    more: int = 0
-
-    @property
-    def rule(self) -> str:
-        """The function in which it happened; "" in a top-level form."""
-        return self.calls[-1].function if self.calls else ""
 
 
 class Explainer:

@@ -14,7 +14,8 @@ from typing import Final, Protocol, TypeAlias
 from momservice import strict_json
 from momservice.durable import Document
 from momservice.snapshot import Value
-from momservice.snapshot_file import decoded, encoded
+from momservice.snapshot_file import decoded
+from momservice.snapshot_text import encoded
 from momservice.store import Offload, PolicyStore
 from momservice.strict_json import Json
 
@@ -23,6 +24,7 @@ log = logging.getLogger(__name__)
 # By entity, then by name.
 Variables: TypeAlias = Mapping[str, Mapping[str, Value]]
 
+DOCUMENT: Final = "variables"
 VERSION: Final = 1
 # Of all entities; each may keep some 130 KiB of text, most keep a few numbers.
 LIMIT_BYTES: Final = 16 * 1024 * 1024
@@ -45,7 +47,7 @@ class Keeper:
     def __init__(self, folder: Path, disk: Offload, policies: PolicyStore, engine: Keeps) -> None:
         """`disk` runs reads and writes, outside the event loop."""
         self._disk, self._policies, self._engine = disk, policies, engine
-        self._document = Document(folder, "variables", VERSION, LIMIT_BYTES, from_json)
+        self._document = Document(folder, DOCUMENT, VERSION, LIMIT_BYTES, from_json)
         self._turn = asyncio.Lock()
         self._stored = "{}"
 

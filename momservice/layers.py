@@ -12,9 +12,11 @@ from momservice import errors, strict_json
 from momservice.bus.names import MAX_PARAMETERS, MAX_POLICIES, MAX_TEXT_BYTES, POLICY_NAME
 from momservice.policy import Program
 from momservice.snapshot import Value
-from momservice.snapshot_file import decoded, encoded
+from momservice.snapshot_file import decoded
+from momservice.snapshot_text import encoded
 from momservice.strict_json import Json, quoted
 
+DOCUMENT: Final = "policies"
 VERSION: Final = 1
 # What clients may have loaded and set, where JSON writes each byte as six.
 LIMIT_BYTES: Final = 8 * 1024 * 1024

@@ -48,6 +48,7 @@ class State:
     interval_ms: int
     hypervisor_connected: bool
     helper_available: bool
+    polkit_available: bool
     last_evaluation_us: int
     evaluation_duration_us: int
     host: Sample = field(default_factory=lambda: EMPTY)
@@ -169,6 +170,8 @@ TABLE: Final[Sequence[Metric]] = (
     Metric("status", "gauge", "", ["status"], "Status", "1 for the status that the service has, 0 for the others", _statuses),
     _service("libvirt_up", "", "HypervisorConnected", "whether libvirt answers", lambda state: state.hypervisor_connected),
     _service("helpers_up", "", "HelperAvailable", "whether both helpers answered when last needed", lambda state: state.helper_available),
+    _service("polkit_up", "", "PolkitAvailable", "whether polkit answered when last asked; without it only root may change anything",
+             lambda state: state.polkit_available),
     _service("policy_generation", "", "Generation", "the generation of policies and parameters in force", lambda state: state.generation),
     _service("policy_interval", "seconds", "Interval", "how often the policy runs", lambda state: state.interval_ms / 1000),
     _service("last_evaluation_timestamp", "seconds", "LastEvaluation", "when the last policy run began, since the epoch",

@@ -43,8 +43,15 @@ class MetricsFile(Watcher):
     figures that nobody renews must not look like those of now.
     """
 
-    def __init__(self, engine: Engine, generation: Callable[[], int], clock: Callable[[], float] = time.monotonic) -> None:
-        self._engine, self._generation, self._clock = engine, generation, clock
+    def __init__(
+        self,
+        engine: Engine,
+        generation: Callable[[], int],
+        polkit_available: Callable[[], bool],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`generation`: of the policies. `polkit_available`: whether polkit answered when it was last asked."""
+        self._engine, self._generation, self._polkit_available, self._clock = engine, generation, polkit_available, clock
         self._workers = Workers(1, "metrics")
         self._tally = Tally()
         self._begun_s = float("-inf")
@@ -113,6 +120,7 @@ class MetricsFile(Watcher):
             self._engine.interval_ms,
             self._engine.hypervisor_connected,
             self._engine.helper_available,
+            self._polkit_available(),
             self._engine.last_evaluation_us,
             self._engine.evaluation_duration_us,
             host,

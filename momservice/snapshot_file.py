@@ -7,8 +7,6 @@ say what is in it; the reader takes nothing else.
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -18,10 +16,9 @@ from momservice.bus.names import UUID
 from momservice.fields import Names, Schema
 from momservice.policy.values import LIST_DEPTH, PolicyError, integer, text
 from momservice.snapshot import HOST, Entity, Snapshot, Value
+from momservice.snapshot_text import FORMAT, VERSION
 from momservice.strict_json import Json, quoted
 
-FORMAT: Final = "mom-snapshot"
-VERSION: Final = 1
 _TIME_END: Final = 1 << 63
 
 DOCUMENT: Final[Mapping[str, str]] = {
@@ -170,49 +167,6 @@ def _object(given: dict[str, Json], depth: int) -> Value:
         if special != "$object" or not isinstance(members, dict) or len(given) > 1:
             raise ValueError(f"{quoted(special)}: only $float (inf, -inf or nan) and $object (an object) begin with '$'")
     return {name: decoded(item, depth + 1) for name, item in members.items()}
-
-
-def encoded(value: Value) -> Json:
-    """The JSON form of a value; `decoded` gives the same value again (tuples as lists)."""
-    match value:
-        case float() if not math.isfinite(value):
-            return {"$float": str(value)}
-        case list() | tuple():
-            return [encoded(item) for item in value]
-        case Mapping():
-            members = {name: encoded(item) for name, item in value.items()}
-            return {"$object": members} if any(name.startswith("$") for name in members) else members
-        case _:
-            return value
-
-
-def write_snapshot(snapshot: Snapshot, *, continues: bool = False) -> str:
-    """A snapshot as a document: one line of ASCII without its end. `parse_snapshot` gives an equal snapshot."""
-    host = _plain(snapshot.host)
-    del host["key"]
-    document = {
-        "format": FORMAT,
-        "version": VERSION,
-        "taken_us": snapshot.taken_us,
-        "host": host,
-        "guests": [_plain(guest) for guest in snapshot.guests],
-        "parameters": _encoded_values(snapshot.parameters),
-        **({"continues": True} if continues else {}),
-    }
-    return json.dumps(document, separators=(",", ":"), allow_nan=False)
-
-
-def _plain(entity: Entity) -> dict[str, Json]:
-    return {
-        "key": entity.key,
-        "properties": _encoded_values(entity.properties),
-        "samples": [_encoded_values(sample) for sample in entity.samples],
-        "variables": _encoded_values(entity.variables),
-    }
-
-
-def _encoded_values(values: Mapping[str, Value]) -> dict[str, Json]:
-    return {name: encoded(value) for name, value in values.items()}
 
 
 def schema_of(snapshot: Snapshot, known: Schema) -> Schema:

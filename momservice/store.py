@@ -20,12 +20,12 @@ from typing import Any, cast
 
 from momservice import errors
 from momservice.building import PROBLEM_CHARACTERS, Built, build, build_tolerantly, findings, read_all, told
-from momservice.bus.arguments import checked_name
+from momservice.bus.checks import checked_name
 from momservice.config import Config
 from momservice.dry_runs import DryRun, dry_run, dry_run_in_given, live
 from momservice.durable import Document
 from momservice.fields import Schema
-from momservice.layers import LIMIT_BYTES, VERSION, Layers, Parameter, from_json, to_json
+from momservice.layers import DOCUMENT, LIMIT_BYTES, VERSION, Layers, Parameter, from_json, to_json
 from momservice.policy import Diagnostic, Program
 from momservice.snapshot import Snapshot, Value
 from momservice.text import shown
@@ -51,7 +51,7 @@ class PolicyStore:
         """`offload` runs checks, `disk` reads and writes, which take as long as the disk does. `folder`: None to keep nothing."""
         self._schema = schema
         self._offload, self._disk = offload, disk or offload
-        self._document = Document(folder, "policies", VERSION, LIMIT_BYTES, from_json)
+        self._document = Document(folder, DOCUMENT, VERSION, LIMIT_BYTES, from_json)
         self._turn = asyncio.Lock()
         self._waiting = 0
         self._built = build(Layers(), schema, None)

@@ -20,7 +20,7 @@ def listens_on(unit: str, root: Path = Path("/")) -> list[str] | None:
         return None
     found: list[str] = []
     for file in (main, *_drop_ins(unit, root)):
-        for value in _values(file, "ListenStream"):
+        for value in values(file, "ListenStream"):
             # An empty one takes back what came before.
             found = [*found, value] if value else []
     return found
@@ -33,7 +33,8 @@ def _drop_ins(unit: str, root: Path) -> list[Path]:
     return [files[name] for name in sorted(files)]
 
 
-def _values(file: Path, key: str) -> Iterator[str]:
+def values(file: Path, key: str) -> Iterator[str]:
+    """What a unit file gives a key, one after the other; nothing if it can't be read."""
     try:
         text = file.read_text(encoding="utf-8", errors="replace")
     except OSError:

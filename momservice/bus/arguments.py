@@ -6,50 +6,37 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 
+from momservice.bus.checks import checked_name, quoted
 from momservice.bus.connection import Variant
 from momservice.bus.names import (
     MAX_PARAMETER_BYTES,
     MAX_PARAMETERS,
     MAX_POLICIES,
     MAX_REASON_CHARACTERS,
-    MAX_RUNS,
     MAX_TEXT_BYTES,
-    POLICY_NAME,
     UUID,
 )
 from momservice.bus.variants import from_variant
 from momservice.config import verbosity
-from momservice.errors import InvalidArgs, LimitsExceeded, OutOfRange
+from momservice.errors import InvalidArgs, LimitsExceeded
 from momservice.snapshot import HOST
 from momservice.text import shown
 
-SHOWN_CHARACTERS = 40
 # What polkit's rules and dialogs get at most of the names.
 MAX_NAMES_SHOWN = 500
-
-
-def _quoted(text: str) -> str:
-    return f"'{shown(text, SHOWN_CHARACTERS)}'"
 
 
 def checked_uuid(text: str) -> str:
     """A guest's UUID in the canonical spelling."""
     uuid = text.lower()
     if not UUID.fullmatch(uuid):
-        raise InvalidArgs(f"{_quoted(text)} is not a UUID: xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx is")
+        raise InvalidArgs(f"{quoted(text)} is not a UUID: xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx is")
     return uuid
 
 
 def checked_entity(text: str) -> str:
     """The host or a guest, as snapshots name them."""
     return HOST if text == HOST else checked_uuid(text)
-
-
-def checked_runs(number: int) -> int:
-    """How many of the last runs."""
-    if not 1 <= number <= MAX_RUNS:
-        raise OutOfRange(f"{number} runs can't be explained: 1 to {MAX_RUNS} can")
-    return number
 
 
 def checked_reason(text: str) -> str:
@@ -64,16 +51,7 @@ def checked_verbosity(text: str) -> int:
     try:
         return verbosity(text)
     except ValueError as error:
-        raise InvalidArgs(f"{_quoted(text)} is no verbosity: it {error}") from None
-
-
-def checked_name(name: str) -> str:
-    """The name of a policy."""
-    if not POLICY_NAME.fullmatch(name):
-        raise InvalidArgs(
-            f"{_quoted(name)} can't name a policy: a letter, digit or _ can, followed by up to 63 of letters, digits, '.', '_', '-'"
-        )
-    return name
+        raise InvalidArgs(f"{quoted(text)} is no verbosity: it {error}") from None
 
 
 def checked_policies(texts: Mapping[str, str]) -> dict[str, str]:
@@ -103,7 +81,7 @@ def checked_parameters(variants: Mapping[str, Variant]) -> dict[str, bool | int 
 def _checked_parameter_name(name: str) -> str:
     """A parameter is a global of a policy: a symbol of the language. Which symbols are known is the store's to say."""
     if not name or not name.isascii() or not name.isprintable() or " " in name or len(name) > MAX_REASON_CHARACTERS:
-        raise InvalidArgs(f"{_quoted(name)} can't name a parameter")
+        raise InvalidArgs(f"{quoted(name)} can't name a parameter")
     return name
 
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
+from momservice.decisions import Diagnostic
 from momservice.dry_runs import DryRun
-from momservice.explanations import Explanation
+from momservice.explained import Explanation
 from momservice.fields import Schema
-from momservice.policy.decisions import Diagnostic
 from momservice.snapshot import Sample, Snapshot, Value
 from momservice.watching import Watchers
 

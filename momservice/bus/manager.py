@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from momservice import API_VERSION, __version__
-from momservice.bus.arguments import checked_entity, checked_reason, checked_runs, checked_uuid, checked_verbosity
+from momservice.bus.arguments import checked_entity, checked_reason, checked_uuid, checked_verbosity
 from momservice.bus.backend import Engine, Explainer, PolicyStore
+from momservice.bus.checks import checked_runs
 from momservice.bus.connection import Call, clean
 from momservice.bus.polkit import PolkitGate
 from momservice.bus.reports import explanation

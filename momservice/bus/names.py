@@ -22,6 +22,8 @@ POLICY_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}", re.ASCII)
 UUID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
 
 MAX_POLICIES: Final = 256
+# UTF-8 bytes of all policies that are loaded, from files and from clients together.
+TEXT_BYTES: Final = 1024 * 1024
 # UTF-8 bytes of all policy texts of one call, or of all parameter names and values.
 MAX_TEXT_BYTES: Final = 256 * 1024
 MAX_PARAMETERS: Final = 1024

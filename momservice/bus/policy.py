@@ -7,8 +7,9 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from momservice.bus.arguments import checked_name, checked_parameters, checked_policies, policy_details
+from momservice.bus.arguments import checked_parameters, checked_policies, policy_details
 from momservice.bus.backend import Parameter, PolicyStore
+from momservice.bus.checks import checked_name
 from momservice.bus.connection import Call, Marshalled, clean
 from momservice.bus.given import given_world
 from momservice.bus.marshal import array, entries, entry, keyed

@@ -13,6 +13,7 @@ from typing import Final
 
 from momservice.bus.connection import Call, CallError, Connection, Variant
 from momservice.bus.names import MANAGER, OBJECT_MANAGER, POLICY
+from momservice.bus.refusals import told
 from momservice.errors import AccessDenied, InteractiveAuthorizationRequired, LimitsExceeded
 from momservice.text import shown
 
@@ -120,7 +121,7 @@ class PolkitGate:
     async def _missed(self, error: CallError) -> None:
         if error.name.startswith(POLKIT_ERROR) or error.name == CALLER_GONE:
             return self._answered("")
-        self._answered(f"polkit does not answer, only root can change anything: {shown(str(error))}")
+        self._answered(f"polkit does not answer, only root can change anything: {told(error)}")
         if not self._watching:
             self._watching = True
             await self._connection.watch_owner(POLKIT[0], lambda owner: self._answered("") if owner else None)

@@ -1,24 +1,24 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Explanations, decisions and findings as dictionaries on the bus, and back. The interface's XML says what is in them.
+"""Explanations, decisions and findings as dictionaries on the bus. The interface's XML says what is in them.
 
-They are for people and bounded: texts are cut, lists and objects are given as texts.
+momservice.bus.answers is the way back. They are for people and bounded: texts are cut, lists and objects are given as texts.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 
 from momservice.bus.connection import Variant, clean
-from momservice.bus.variants import plain, to_variant, to_variants
+from momservice.bus.variants import to_variant, to_variants
+from momservice.decisions import Call, Decisions, Diagnostic, Failure, Place, Read, Wanted
 from momservice.dry_runs import DryRun
 from momservice.errors import LimitsExceeded
-from momservice.explanations import Explanation
-from momservice.policy.decisions import Call, Decisions, Diagnostic, Failure, Place, Read, Wanted
+from momservice.explained import Explanation
 from momservice.policy.program import INCURABLE
 from momservice.snapshot import Value
-from momservice.snapshot_file import encoded
+from momservice.snapshot_text import encoded
 from momservice.text import shown
 
 # Controls of one answer; they are made into a message in the event loop.
@@ -55,10 +55,6 @@ def _calls(calls: Sequence[Call]) -> dict[str, Variant]:
     return {"calls": Variant(_CALLS, rows)} if rows else {}
 
 
-def _called(row: Mapping[str, Any]) -> tuple[Call, ...]:
-    return tuple(Call(function, Place(*place)) for function, *place in row.get("calls", ()))
-
-
 # --- diagnostics -------------------------------------------------------------------------------------------------------------------------
 
 
@@ -81,13 +77,6 @@ def findings(run: DryRun) -> list[dict[str, Variant]]:
     return [*map(diagnostic, run.diagnostics), *map(failure, failures)][:MAX_FINDINGS]
 
 
-def to_diagnostic(found: Mapping[str, Variant]) -> Diagnostic:
-    """A finding from the bus."""
-    row = plain(found)
-    place = Place(row["fragment"], row["line"], row["column"])  # type: ignore[arg-type]  # typed by the XML
-    return Diagnostic(row["severity"], row["code"], place, row["message"], row["hint"])  # type: ignore[arg-type]  # as above
-
-
 # --- decisions ---------------------------------------------------------------------------------------------------------------------------
 
 
@@ -101,13 +90,6 @@ def decisions(decided: Decisions) -> list[dict[str, Variant]]:
 def _decision(wanted: Wanted) -> dict[str, Variant]:
     what = {"entity": Variant("s", wanted.entity), "control": _text(wanted.name)}
     return what | _texts(item=wanted.item) | _values(value=wanted.value) | _place(wanted.place) | _calls(wanted.calls)
-
-
-def to_wanted(decision: Mapping[str, Variant]) -> Wanted:
-    """A control from the bus."""
-    row: Mapping[str, Any] = plain(decision)
-    place = Place(row["fragment"], row["line"], row["column"])
-    return Wanted(row["entity"], row["control"], row.get("value"), place, _called(row), row.get("item", ""))
 
 
 # --- explanations ------------------------------------------------------------------------------------------------------------------------
@@ -135,32 +117,3 @@ def _parts(told: Explanation) -> Iterator[dict[str, Variant]]:
 
 def _input(read: Read) -> dict[str, Variant]:
     return _texts(kind=read.kind, name=read.name, entity=read.entity) | _values(value=read.value)
-
-
-def to_explanation(told: Mapping[str, Variant]) -> Explanation:
-    """A row from the bus."""
-    row: Mapping[str, Any] = plain(told)
-    return Explanation(
-        row["run"],
-        row["time"],
-        row["generation"],
-        row["kind"],
-        Place(row["fragment"], row["line"], row["column"]) if "fragment" in row else None,
-        row.get("text", ""),
-        _called(row),
-        row.get("control", ""),
-        row.get("item", ""),
-        row.get("wanted"),
-        row.get("applied"),
-        row.get("status", ""),
-        row.get("reason", ""),
-        tuple(_to_read(plain(given)) for given in row.get("inputs", ())),
-        row.get("inputs-left-out", 0),
-        row.get("code", ""),
-        row.get("message", ""),
-        row.get("more", 0),
-    )
-
-
-def _to_read(row: Mapping[str, Any]) -> Read:
-    return Read(row["entity"], row["kind"], row["name"], row.get("value"))

@@ -22,10 +22,11 @@ from momservice.pressure import Pressure
 
 def publish(
     connection: Connection, engine: Engine, store: PolicyStore, explainer: Explainer, works: Callable[[str], bool | None]
-) -> None:
+) -> PolkitGate:
     """Answer calls for the engine and the store from now on, and signal what they tell. Owning the name is left to the caller.
 
-    `works`: whether a guest's balloon followed its targets, by UUID; None when that hasn't been seen yet.
+    `works`: whether a guest's balloon followed its targets, by UUID; None when that hasn't been seen yet. Gives the gate that
+    decides who may call what.
     """
     gate = PolkitGate(connection, partial(engine.set_reason, "polkit"))
     interfaces = load_interfaces(XML)
@@ -81,3 +82,4 @@ def publish(
     connection.serve(PATH, *exports)
     # In this order: signals of what the guests have noted, then properties as the others have left them.
     engine.watchers.all += [guests, signals, host, statistics, PropertyWatch(PATH, exports, changes)]
+    return gate

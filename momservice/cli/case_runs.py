@@ -6,11 +6,14 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from momservice.cli.output import Problem, one_line, say, say_json
 from momservice.cli.policy_files import names_in_use
 from momservice.cli.verbs import Verbs, add_verb
-from momservice.policy.cases import CaseResult, run_file
+
+if TYPE_CHECKING:
+    from momservice.policy.cases import CaseResult
 
 MORE = """\
 A case says what policies decide in a world. Prints what differs from that, and how many cases passed. \
@@ -27,6 +30,8 @@ def add(actions: Verbs, json_option: argparse.ArgumentParser) -> None:
 
 def test_policies(options: argparse.Namespace) -> int:
     """`momctl policy test`."""
+    from momservice.policy.cases import run_file  # noqa: PLC0415 - those who ask a service should not wait for the compiler
+
     known = names_in_use(None)
     try:
         results = [(file, result) for file in options.files for result in run_file(file, known, patterns=options.only)]

@@ -5,11 +5,10 @@ from __future__ import annotations
 
 import argparse
 
-from momservice.cli.findings import count, plain, say_findings, say_for_editors
-from momservice.cli.output import Usage, say, say_json
+from momservice.cli.findings import plain, say_findings, say_for_editors
+from momservice.cli.output import Usage, count, say, say_json
 from momservice.cli.policy_files import add_config, add_files, names_in_use, read_policies, texts
 from momservice.cli.verbs import Verbs, add_verb
-from momservice.policy import load
 
 MORE = """\
 The files are loaded as one set, as the service would. Exit status: 0 no errors, 1 errors; warnings count with --warnings-are-errors."""
@@ -26,6 +25,8 @@ def add(actions: Verbs, json_option: argparse.ArgumentParser) -> None:
 
 def check_policies(options: argparse.Namespace) -> int:
     """`momctl policy check`."""
+    from momservice.policy import load  # noqa: PLC0415 - those who ask a service should not wait for the compiler
+
     if options.json and options.editor:
         raise Usage("--json and --editor don't go together")
     policies = read_policies(options.files)

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -13,15 +12,17 @@ from collections.abc import Sequence
 from momservice import __version__
 from momservice.bus.connection import CallError
 from momservice.cli import control, explain, ksm, metrics, monitor, parameters, policies, record, show, top
-from momservice.cli.output import Problem, Usage, complain, say
+from momservice.cli.output import Problem, Usage, complain, hold_complaints, let_go, say
 from momservice.cli.service import add_asking
 from momservice.client import ServiceUnavailable
 from momservice.errors import AccessDenied, InteractiveAuthorizationRequired
+from momservice.options import UNWRITABLE, drop
 
 FAILED, WRONG_USAGE, NO_SERVICE, NOT_ALLOWED, INTERRUPTED = 1, 2, 3, 4, 130
 EXITS = (
-    "Exit status: 0 done, 1 failed or refused, 2 wrong usage, 3 no service there, 4 not allowed. Verbs that go on until they are ended, "
-    "top, monitor and record, end with 0 then; others that are interrupted end as the signal ends them."
+    "Exit status: 0 done, 1 failed, refused, or the output can't be written, 2 wrong usage, 3 no service there, 4 not allowed. "
+    "Verbs that go on until they are ended, top, monitor and record, end with 0 then; others that are interrupted end as the "
+    "signal ends them."
 )
 
 
@@ -42,15 +43,24 @@ def arguments() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run momctl; gives the exit status."""
+    hold_complaints()
+    status = _guarded(argv)
+    # Whatever isn't taken even now, the exit status has told.
+    let_go()
+    return status
+
+
+def _guarded(argv: Sequence[str] | None) -> int:
+    """Run momctl and tell how it ends."""
     if sys.stdout is None:
         complain("standard output is closed")
         return FAILED
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A terminal or file that can't show a character gets another one, not a traceback.
         sys.stdout.reconfigure(errors="replace")
-    options = arguments().parse_args(argv, argparse.Namespace(json=False))
     try:
-        status = int(options.run(options))
+        status = _run(argv)
+        # What fails to be written must fail here: Python's own last flush would complain in its own words.
         sys.stdout.flush()
         return status
     except ServiceUnavailable as error:
@@ -79,18 +89,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         return INTERRUPTED
     except BrokenPipeError:
         # Whoever read our output has gone.
-        _drop_output()
+        drop(sys.stdout)
         return FAILED
     except OSError as error:
         # Files that can't be read are problems of their own; this is a full disk.
-        complain(error.strerror or str(error))
-        _drop_output()
+        complain(f"{UNWRITABLE}: {error.strerror or error}")
+        drop(sys.stdout)
         return FAILED
     except Exception as error:
         complain(f"internal error, please report it: {type(error).__name__}: {error}")
         return FAILED
 
 
-def _drop_output() -> None:
-    """Let go of what couldn't be written: python's last flush must not complain of it again."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def _run(argv: Sequence[str] | None) -> int:
+    try:
+        options = arguments().parse_args(argv, argparse.Namespace(json=False))
+    except SystemExit as end:
+        # Help, the version or a wrong command line is told.
+        return int(end.code or 0)
+    return int(options.run(options))

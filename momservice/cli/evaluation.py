@@ -7,19 +7,23 @@ import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from itertools import groupby
+from typing import TYPE_CHECKING
 
-from momservice.cli.findings import count, plain, say_findings
-from momservice.cli.output import Problem, one_line, say, say_json
+from momservice.cli.findings import plain, say_findings
+from momservice.cli.output import Problem, count, one_line, say, say_json
 from momservice.cli.parameters import VALUES, assignment
 from momservice.cli.policy_files import PolicyFile, add_config, add_files, names_in_use, read_policies, texts
 from momservice.cli.values import plain_calls, shown_value, written
 from momservice.cli.verbs import Verbs, add_verb
 from momservice.client import Scalar
-from momservice.policy import Decisions, Failure, Place, Program, Read, Wanted, evaluate, excerpt, load, trial_errors
+from momservice.decisions import Decisions, Failure, Place, Read, Wanted
+from momservice.excerpts import excerpt
 from momservice.snapshot import HOST, Snapshot
-from momservice.snapshot_file import read_snapshot, schema_of
 from momservice.strict_json import Json
 from momservice.text import shown
+
+if TYPE_CHECKING:
+    from momservice.policy import Program
 
 MORE = """\
 Shows the controls of each entity, what failed and why, and what debug gave. Nothing is applied. Exit status: 0 also if a failure was kept \
@@ -41,6 +45,9 @@ def add(actions: Verbs, json_option: argparse.ArgumentParser) -> None:
 
 def evaluate_policies(options: argparse.Namespace) -> int:
     """`momctl policy eval`."""
+    from momservice.policy import evaluate, load, trial_errors  # noqa: PLC0415 - those who ask a service should not wait for the compiler
+    from momservice.snapshot_file import read_snapshot, schema_of  # noqa: PLC0415 - as above
+
     policies = read_policies(options.files)
     try:
         snapshot = read_snapshot(options.snapshot)

@@ -10,12 +10,11 @@ from itertools import groupby
 from typing import Final
 
 from momservice.bus.names import MAX_RUNS
-from momservice.cli.findings import count
-from momservice.cli.output import local_time, one_line, say, say_json
+from momservice.cli.output import count, local_time, one_line, say, say_json
 from momservice.cli.service import add_asking, connected, guest_uuid
 from momservice.cli.values import plain_calls, readable, written
 from momservice.cli.verbs import Verbs, add_verb
-from momservice.explanations import Explanation
+from momservice.explained import Explanation
 from momservice.snapshot import HOST
 from momservice.strict_json import Json
 

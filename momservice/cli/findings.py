@@ -8,7 +8,8 @@ from dataclasses import asdict
 
 from momservice.cli.output import one_line, say
 from momservice.cli.policy_files import PolicyFile
-from momservice.policy import Diagnostic, excerpt
+from momservice.decisions import Diagnostic
+from momservice.excerpts import excerpt
 
 
 def plain(found: Diagnostic, policies: Mapping[str, PolicyFile]) -> dict[str, object]:
@@ -29,8 +30,3 @@ def say_for_editors(findings: Sequence[Diagnostic], policies: Mapping[str, Polic
         hint = f" ({found.hint})" if found.hint else ""
         where = f"{policies[found.place.fragment].path}:{found.place.line}:{found.place.column}"
         say(one_line(f"{where}: {found.severity}: {found.message}{hint}"))
-
-
-def count(number: int, what: str) -> str:
-    """A number of things."""
-    return f"{number or 'no'} {what}{'' if number == 1 else 's'}"

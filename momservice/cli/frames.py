@@ -12,10 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal, TypeAlias
 
-from momservice.cli.findings import count
-from momservice.cli.output import DASH, one_line
+from momservice.cli.output import DASH, count, one_line
 from momservice.cli.show import state_of
-from momservice.client import ServiceStatus, Statistics
+from momservice.client import GuestState, ServiceStatus, Statistics
 from momservice.snapshot import EMPTY, Sample, Value
 
 # How a span stands out; how that looks is the screen's business.
@@ -28,7 +27,7 @@ ASCII: Final = "_.-~=+*#"
 KEPT: Final = 120
 GAP: Final = "  "
 NUMBER: Final = 7
-STATE: Final = 14
+STATE: Final = (14, 22)
 SPARKS: Final = (10, 60)
 NAME: Final = (8, 40)
 KSM_STATES: Final = ("stopped", "runs", "unmerged")
@@ -43,6 +42,8 @@ class View:
     status: ServiceStatus
     statistics: Statistics
     names: Mapping[str, str]
+    # Of guests whose figures don't say enough.
+    states: Mapping[str, GuestState] = field(default_factory=dict)
     problem: str = ""
 
 
@@ -133,7 +134,9 @@ def _guests(view: View, history: History, layout: Format) -> list[Line]:
     guests = view.statistics.guests
     if not guests:
         return [[("no guests", "")]]
-    fixed = 4 * (NUMBER + len(GAP)) + STATE + 2 * len(GAP)
+    states = {uuid: state_of(sample, view.states.get(uuid)) for uuid, sample in guests.items()}
+    state_width = min(max(STATE[0], *map(len, states.values())), STATE[1])
+    fixed = 4 * (NUMBER + len(GAP)) + state_width + 2 * len(GAP)
     name_width = min(max(NAME[0], layout.width - fixed - SPARKS[0]), NAME[1])
     sparks = min(max(SPARKS[0], layout.width - fixed - name_width), SPARKS[1])
     cells = [_fit("GUEST", name_width), *(title.rjust(NUMBER) for title in ("BALLOON", "MAX", "FREE", "RSS MiB"))]
@@ -144,10 +147,9 @@ def _guests(view: View, history: History, layout: Format) -> list[Line]:
         rss = _number(sample.get("rss"))
         sizes = [sample.get("balloon_cur"), sample.get("balloon_max"), sample.get("mem_free"), None if rss is None else rss * PAGE_KIB]
         cells = [_fit(names[uuid], name_width), *(_mib(size).rjust(NUMBER) for size in sizes)]
-        state = state_of(sample)
-        look: Look = "" if state == "running" else "bad"
+        look: Look = "" if states[uuid] == "running" else "bad"
         line = GAP.join([*cells, sparkline(history.balloons.get(uuid, ()), sparks, 1, layout.ticks), ""])
-        lines.append([(line, ""), (state, look)])
+        lines.append([(line, ""), (states[uuid], look)])
     return lines
 
 

@@ -32,6 +32,7 @@ def show_metrics(options: argparse.Namespace) -> int:
         status.interval_ms,
         status.hypervisor_connected,
         status.helper_available,
+        status.polkit_available,
         status.last_evaluation_us,
         status.evaluation_duration_us,
         statistics.host,

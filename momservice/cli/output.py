@@ -4,15 +4,19 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import math
+import os
 import resource
 import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, TextIO
 
+from momservice.options import drop
 from momservice.snapshot import Sample, Value
 
 GAP = "  "
@@ -44,6 +48,25 @@ def say(text: str, stream: TextIO | None = None) -> None:
 def complain(text: str) -> None:
     """One line on standard error."""
     sys.stderr.write(f"momctl: {one_line(text)}\n")
+
+
+def hold_complaints() -> None:
+    """Have nothing fail that is written to standard error, until `let_go`: it may be closed, or a file on a full disk."""
+    if sys.stderr is None:
+        sys.stderr = Path(os.devnull).open("w", encoding="ascii", errors="replace")  # noqa: SIM115 - as long as the program runs
+    if isinstance(sys.stderr, io.TextIOWrapper):
+        sys.stderr.reconfigure(line_buffering=False, write_through=False)
+
+
+def let_go() -> None:
+    """Write what is held, as far as that can be."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None:
+                stream.flush()
+        except OSError:
+            drop(stream)
+
 
 
 def one_line(text: str) -> str:
@@ -92,6 +115,11 @@ def say_pairs(pairs: Sequence[tuple[str, str]]) -> None:
     width = max(len(name) for name, _ in pairs)
     for name, value in pairs:
         say(f"{name.ljust(width)}{GAP}{one_line(value) or DASH}")
+
+
+def count(number: int, what: str) -> str:
+    """A number of things."""
+    return f"{number or 'no'} {what}{'' if number == 1 else 's'}"
 
 
 def mib(kib: Value) -> str:

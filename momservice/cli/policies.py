@@ -8,15 +8,16 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
-from momservice.bus.arguments import checked_name
+from momservice.bus.checks import checked_name
 from momservice.bus.names import MAIN_POLICY
 from momservice.cli import case_runs, check, evaluation, reformat, replays, trial
 from momservice.cli.output import Problem, say, say_done, say_json
 from momservice.cli.policy_files import PolicyFile, add_files, read_policies, texts
 from momservice.cli.service import add_asking, connected
 from momservice.cli.verbs import Verbs, add_verb
+from momservice.decisions import Diagnostic, Place
 from momservice.errors import InvalidArgs, InvalidPolicy
-from momservice.policy import Diagnostic, Place, excerpt
+from momservice.excerpts import excerpt
 
 NAMES = f"""\
 A policy is named like its file without ".policy"; standard input (-) is {MAIN_POLICY} unless --name says otherwise. Policies run in the

@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from momservice import config
-from momservice.bus.arguments import checked_name
-from momservice.bus.names import MAIN_POLICY
+from momservice.bus.checks import checked_name
+from momservice.bus.names import MAIN_POLICY, TEXT_BYTES
 from momservice.cli.output import Problem
 from momservice.errors import InvalidArgs
 from momservice.fields import Schema
-from momservice.policy import TEXT_BYTES
 from momservice.strict_json import read_text
 
 STDIN: Final = "-"

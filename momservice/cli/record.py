@@ -12,22 +12,26 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import IO, Final
 
-from momservice.cli.findings import count
-from momservice.cli.output import Problem, say
+from momservice.cli.output import Problem, count, say
 from momservice.cli.policy_files import STDIN
 from momservice.cli.service import connected
 from momservice.cli.verbs import Verbs, add_verb
 from momservice.client import BlockingClient, Parameter
-from momservice.series import FILE_BYTES, Recorder
+from momservice.recorder import Recorder
+from momservice.strict_json import FILE_BYTES
 
 MORE = f"""\
 Writes a snapshot at once, and one each time that policies run, with the figures of all samples since the one before: a line of JSON each, \
-until Ctrl-C, the given end, or {FILE_BYTES >> 20} MiB. `momctl policy replay` runs policies over it; a file of one snapshot is one for \
+until Ctrl-C, SIGTERM, the end of the terminal, the given end, or {FILE_BYTES >> 20} MiB; each of these leaves a file of whole lines, and \
+the exit status 0. SIGINT is not heeded where whoever started it ignores it, as scripts have their jobs in the background do, nor SIGHUP \
+under nohup: there SIGTERM ends it. `momctl policy replay` runs policies over it; a file of one snapshot is one for \
 `momctl policy eval --snapshot`. Recorded are the fields of host and guests, names, and the parameters that clients set. Not recorded are \
 fields that the service doesn't collect or can't send (the disks of io_tune), history from before, what SetVar has kept, samples less than \
 a second apart, and samples that are the same as the ones before. Anybody may record."""
 # How often the service is asked whether there are new samples.
 POLL_S: Final = 1.0
+# Signals that end it unless they were ignored when it was started.
+MAY_BE_IGNORED: Final = (signal.SIGINT, signal.SIGHUP)
 
 
 def add(verbs: Verbs) -> None:
@@ -67,8 +71,9 @@ def _new_file(path: Path) -> IO[str]:
 
 @contextmanager
 def interruptions() -> Iterator[Callable[[float], bool]]:
-    """Sleeps that Ctrl-C and SIGTERM end, which then end nothing else: no line is ever cut off. They give whether to go on."""
-    ends = {number for number in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(number) is not signal.SIG_IGN}
+    """Sleeps that signals end, which then end nothing else: no line is ever cut off. They give whether to go on."""
+    # In the background of a script Ctrl-C, and under nohup the end of the terminal, are meant for others. SIGTERM never is.
+    ends = {signal.SIGTERM, *(number for number in MAY_BE_IGNORED if signal.getsignal(number) is not signal.SIG_IGN)}
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ends)
     try:
         yield lambda seconds: signal.sigtimedwait(ends, max(0.0, seconds)) is None

@@ -13,8 +13,6 @@ from momservice.cli.findings import say_findings
 from momservice.cli.output import Problem, Usage, one_line, say
 from momservice.cli.policy_files import STDIN, PolicyFile, add_files, policy_files, read_policy
 from momservice.cli.verbs import Verbs, add_verb
-from momservice.policy.format import formatted
-from momservice.policy.reader import Source, read
 
 MORE = """\
 Comments, the author's line breaks and the meaning stay. Without an option the text is printed. A file that can't be read as a policy \
@@ -39,6 +37,8 @@ def format_policies(options: argparse.Namespace) -> int:
 
 
 def _format(file: str, options: argparse.Namespace) -> int:
+    from momservice.policy.reader import Source, read  # noqa: PLC0415 - those who ask a service should not wait for the compiler
+
     policy = read_policy(file)
     faults = read(Source(policy.path, policy.text)).faults
     if faults:
@@ -53,6 +53,8 @@ def _say_error(text: str) -> None:
 
 
 def _formatted(file: str, policy: PolicyFile, options: argparse.Namespace) -> int:
+    from momservice.policy.format import formatted  # noqa: PLC0415 - those who ask a service should not wait for the compiler
+
     text = formatted(policy.text)
     if not (options.check or options.write):
         say(text)

@@ -7,19 +7,21 @@ import argparse
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from momservice.cli.evaluation import add_parameters, with_parameters
-from momservice.cli.findings import count, plain, say_findings
-from momservice.cli.output import Problem, local_time, say, say_json, say_table
+from momservice.cli.findings import plain, say_findings
+from momservice.cli.output import Problem, count, local_time, say, say_json, say_table
 from momservice.cli.parameters import VALUES
 from momservice.cli.policy_files import add_config, add_files, names_in_use, read_policies, settings_in_use, texts
 from momservice.cli.values import plain_calls, readable, written
 from momservice.cli.verbs import Verbs, add_verb
-from momservice.policy import Decisions, Failure, Wanted, load, trial_errors
-from momservice.series import Step, parse_series, replay, schema_of_all
+from momservice.decisions import Decisions, Failure, Wanted
 from momservice.snapshot import HOST, Snapshot, Value
 from momservice.strict_json import FILE_BYTES, Json, read_text
+
+if TYPE_CHECKING:
+    from momservice.series import Step
 
 MORE = """\
 Runs policies on one recorded snapshot after the other, as `momctl record` writes them, and shows each control that differs from what the \
@@ -66,6 +68,9 @@ def _names(world: Snapshot) -> Mapping[str, str]:
 
 def replay_policies(options: argparse.Namespace) -> int:
     """`momctl policy replay`."""
+    from momservice.policy import load, trial_errors  # noqa: PLC0415 - those who ask a service should not wait for the compiler
+    from momservice.series import parse_series, replay, schema_of_all  # noqa: PLC0415 - as above
+
     policies = read_policies(options.files)
     try:
         series = parse_series(read_text(options.recording, FILE_BYTES), str(options.recording))

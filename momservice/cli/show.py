@@ -5,15 +5,16 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from momservice.cli.output import DASH, local_time, mib, pages_mib, say, say_fields, say_json, say_pairs, say_table
 from momservice.cli.service import connected, guest_uuid
 from momservice.cli.verbs import Verbs, add_verb
-from momservice.client import BlockingClient, ServiceStatus
+from momservice.client import BlockingClient, GuestState, ServiceStatus
 from momservice.fields import EntityKind
+from momservice.hypervisor.guests_state import SHORT
 from momservice.snapshot import EMPTY, Sample
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 # libvirt's names of its domain states.
 STATES = ("no state", "running", "blocked", "paused", "shutting down", "shut off", "crashed", "suspended")
+# A guest whose balloon can't be used, where the reason isn't known.
+UNMANAGED = "unmanaged"
 GUEST_HEADER = ("GUEST", "BALLOON", "MIN", "MAX", "TOTAL", "FREE", "RSS", "STATE")
 GUEST_FIELDS = ("balloon_cur", "balloon_min", "balloon_max", "mem_available", "mem_free")
 
@@ -96,7 +99,8 @@ def _show_all(client: BlockingClient, *, as_json: bool) -> None:
     say_fields(statistics.host, _units("host")) if statistics.host else say("no figures of the host yet")
     say("\nno guests" if not statistics.guests else "\nMiB")
     if statistics.guests:
-        rows = [_guest_row(names.get(uuid, uuid), sample) for uuid, sample in statistics.guests.items()]
+        states = client.guest_states() if needs_reasons(statistics.guests.values()) else {}
+        rows = [_guest_row(names.get(uuid, uuid), sample, states.get(uuid)) for uuid, sample in statistics.guests.items()]
         say_table(GUEST_HEADER, sorted(rows), frozenset(range(1, len(GUEST_FIELDS) + 2)))
 
 
@@ -104,24 +108,37 @@ def show_guests(options: argparse.Namespace) -> int:
     """`momctl guests`."""
     with connected() as client:
         statistics, guests = client.statistics().guests, client.active_guests()
+        states = client.guest_states() if needs_reasons(statistics.values()) else {}
     samples = {uuid: statistics.get(uuid, EMPTY) for uuid, _ in guests}
     if options.json:
         known = ("libvirt_state", "held", "balloon_works", "mergeable")
         say_json([{"uuid": uuid, "name": name, **{field: samples[uuid].get(field) for field in known}} for uuid, name in guests])
     elif guests:
-        say_table(("GUEST", "UUID", "STATE"), [(name, uuid, state_of(samples[uuid])) for uuid, name in guests])
+        say_table(("GUEST", "UUID", "STATE"), [(name, uuid, state_of(samples[uuid], states.get(uuid))) for uuid, name in guests])
     else:
         say("no guests")
     return 0
 
 
-def _guest_row(name: str, sample: Sample) -> list[str]:
-    return [name, *(mib(sample.get(field)) for field in GUEST_FIELDS), pages_mib(sample.get("rss")), state_of(sample)]
+def _guest_row(name: str, sample: Sample, told: GuestState | None) -> list[str]:
+    return [name, *(mib(sample.get(field)) for field in GUEST_FIELDS), pages_mib(sample.get("rss")), state_of(sample, told)]
 
 
-def state_of(sample: Sample) -> str:
-    """A guest's state in words."""
+def needs_reasons(samples: Iterable[Sample]) -> bool:
+    """Whether a sample alone doesn't say why its guest's balloon can't be used."""
+    return any(sample.get("balloon_works") is False for sample in samples)
+
+
+def state_of(sample: Sample, told: GuestState | None = None) -> str:
+    """A guest's state in words. `told`: what the service says of it."""
     number = sample.get("libvirt_state")
     state = STATES[number] if isinstance(number, int) and 0 <= number < len(STATES) else DASH
-    notes = [note for name, bad, note in (("held", True, "held"), ("balloon_works", False, "no balloon")) if sample.get(name) is bad]
+    notes = ["held"] if sample.get("held") is True else []
+    if sample.get("balloon_works") is False:
+        notes.append(_why_unmanaged(told.capabilities if told else {}))
     return ", ".join([state, *notes])
+
+
+def _why_unmanaged(able: Mapping[str, str]) -> str:
+    # The guest may have changed between two answers of the service, and a newer service may know other reasons.
+    return next((SHORT[able[name]] for name in ("balloon", "statistics") if able.get(name) in SHORT), UNMANAGED)

@@ -12,13 +12,14 @@ import signal
 import sys
 import time
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Final
 
 from momservice.bus.connection import CallError
 from momservice.cli.frames import ASCII, BLOCKS, SORTS, Format, History, View, frame
 from momservice.cli.output import finite, say
 from momservice.cli.screen import Screen, can_steer, plain
+from momservice.cli.show import needs_reasons
 from momservice.cli.until import finish, first_of, on_the_bus
 from momservice.cli.verbs import Verbs, add_verb
 from momservice.client import Client, ServiceUnavailable
@@ -71,7 +72,8 @@ async def _show(client: Client, options: argparse.Namespace, end: asyncio.Future
 
 async def _poll(client: Client) -> View:
     status, statistics, guests = await client.status(), await client.statistics(), await client.active_guests()
-    return View(time.time(), status, statistics, dict(guests))
+    states = await client.guest_states() if needs_reasons(statistics.guests.values()) else {}
+    return View(time.time(), status, statistics, dict(guests), states)
 
 
 def _ticks() -> str:
@@ -138,8 +140,7 @@ class Top:
         try:
             self._view = await _poll(self._client)
         except (ServiceUnavailable, CallError) as error:
-            before = self._view
-            self._view = View(time.time(), before.status, before.statistics, before.names, str(error))
+            self._view = replace(self._view, time_s=time.time(), problem=str(error))
         self._history.add(self._view)
 
     def _print(self) -> None:

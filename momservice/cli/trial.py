@@ -8,14 +8,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Final, TypeVar
 
-from momservice.cli.findings import count, plain, say_findings
-from momservice.cli.output import say, say_json, say_table
+from momservice.cli.findings import plain, say_findings
+from momservice.cli.output import count, say, say_json, say_table
 from momservice.cli.policy_files import PolicyFile, add_files, read_policies, texts
 from momservice.cli.service import add_asking, connected
 from momservice.cli.values import readable, written
 from momservice.cli.verbs import Verbs, add_verb
 from momservice.client import BlockingClient, Evaluation
-from momservice.policy import Diagnostic, Wanted
+from momservice.decisions import Diagnostic, Wanted
 from momservice.snapshot import HOST
 from momservice.strict_json import Json
 

@@ -7,8 +7,8 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from momservice.policy import Call, Opaque
-from momservice.snapshot_file import encoded
+from momservice.decisions import Call, Opaque
+from momservice.snapshot_text import encoded
 from momservice.strict_json import Json
 from momservice.text import shown
 

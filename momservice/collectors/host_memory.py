@@ -21,7 +21,7 @@ class HostMemory:
         Field("mem_available", "int", "KiB", "/proc/meminfo MemTotal (the name is historical)"),
         Field("mem_unused", "int", "KiB", "/proc/meminfo MemFree"),
         Field("mem_free", "int", "KiB", "/proc/meminfo MemFree + Buffers + Cached"),
-        Field("mem_reclaimable", "int", "KiB", "/proc/meminfo MemAvailable, and what the ZFS ARC holds above its minimum"),
+        Field("mem_reclaimable", "int", "KiB", "/proc/meminfo MemAvailable, the ZFS ARC above its minimum (/proc/spl/kstat/zfs/arcstats)"),
         Field("anon_pages", "int", "KiB", "/proc/meminfo AnonPages"),
         Field("swap_total", "int", "KiB", "/proc/meminfo SwapTotal"),
         Field("swap_usage", "int", "KiB", "/proc/meminfo SwapTotal - SwapFree"),

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import ClassVar, Final, Literal, Protocol
 
 from momservice.bus.connection import BusLost, CallError, Connection
+from momservice.bus.refusals import told
+from momservice.decisions import Wanted
 from momservice.fields import Control
 from momservice.hypervisor import GuestRecord
-from momservice.policy.decisions import Wanted
 from momservice.snapshot import Sample, Value
 
 # applied: sent and confirmed; unchanged: nothing to send; clamped: applied after clamping; held: not sent because the guest is held;
@@ -72,4 +73,4 @@ async def ping(connection: Connection, name: str, path: str) -> None:
     try:
         await connection.call(name, path, "org.freedesktop.DBus.Peer", "Ping")
     except (BusLost, CallError) as error:
-        raise HelperUnavailable(f"{name}: {error}") from error
+        raise HelperUnavailable(f"{name}: {told(error)}") from error

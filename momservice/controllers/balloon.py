@@ -11,11 +11,11 @@ from momservice.controllers import Outcome, Status, World
 from momservice.controllers.balloon_watch import BalloonWatch
 from momservice.controllers.guest_helper import Result
 from momservice.controllers.values import ValueRefused, clamp, to_integer
+from momservice.decisions import Wanted
 from momservice.fields import Control
 from momservice.hypervisor import GuestRecord
 from momservice.hypervisor.facts import MAX_KIB
-from momservice.hypervisor.guests_state import held_reason, stale_reason
-from momservice.policy.decisions import Wanted
+from momservice.hypervisor.guests_state import NO_BALLOON, held_reason, stale_reason
 
 TARGET = Control(
     "balloon_target",
@@ -109,7 +109,7 @@ class Balloon:
         if reason := held_reason(record):
             raise _NotSent("held", reason)
         if not record.facts.balloon:
-            raise _NotSent("refused", "the guest has no balloon device")
+            raise _NotSent("refused", NO_BALLOON)
         return self._fit(wanted, number, record, world)
 
     def _fit(self, wanted: Wanted, number: int, record: GuestRecord, world: World) -> _Plan:

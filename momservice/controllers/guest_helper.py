@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from momservice.bus.connection import BusLost, CallError, Connection
+from momservice.bus.refusals import told
 from momservice.controllers import HelperUnavailable, ping
 
 NAME = "org.ovirt.MomGuestHelper1"
@@ -40,6 +41,6 @@ class GuestHelper:
             (outcomes,) = await self._connection.call(NAME, PATH, NAME, member, signature, *args, deadline_s=DEADLINE_S)
             return {uuid: (outcome, message) for uuid, outcome, message in outcomes}
         except (BusLost, CallError) as error:
-            raise HelperUnavailable(f"momhelper-guests: {error}") from error
+            raise HelperUnavailable(f"momhelper-guests: {told(error)}") from error
         except (TypeError, ValueError) as error:
             raise HelperUnavailable("momhelper-guests answers something else than its interface says") from error

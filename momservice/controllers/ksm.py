@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from momservice.bus.connection import ERROR, BusLost, CallError, Connection
+from momservice.bus.refusals import told
 from momservice.controllers import HelperUnavailable, Outcome, Status, World, ping
 from momservice.controllers.values import ValueRefused, clamp, to_integer
+from momservice.decisions import Wanted
 from momservice.fields import Control
-from momservice.policy.decisions import Wanted
 from momservice.snapshot import HOST, Sample
 
 log = logging.getLogger(__name__)
@@ -98,7 +99,7 @@ class Ksm:
         try:
             helper = await self._connection.watch_owner(NAME, self._owner_changed)
         except (BusLost, CallError) as error:
-            raise HelperUnavailable(f"momhelper: {error}") from error
+            raise HelperUnavailable(f"momhelper: {told(error)}") from error
         if helper is not None:
             await self._call("Restore")
 
@@ -167,7 +168,7 @@ class Ksm:
             return bad + (await self._apply(good) if good else [])
         except CallError as error:
             more, rest = self._blame(good, error)
-            return bad + more + [plan.outcome("failed", error.text) for plan in rest]
+            return bad + more + [plan.outcome("failed", told(error)) for plan in rest]
 
     async def _apply(self, plans: Sequence[_Plan]) -> list[Outcome]:
         self._renewed_s = self._clock()
@@ -197,7 +198,7 @@ class Ksm:
         status: Status = "refused" if error.name in REFUSED else "failed"
         reasons = dict(part.split(": ", 1) for part in error.text.split("; ") if ": " in part)
         if not any(plan.knob in reasons for plan in plans):
-            return [plan.outcome("failed", error.text) for plan in plans], []
+            return [plan.outcome("failed", told(error)) for plan in plans], []
         bad = [plan.outcome(status, reasons[plan.knob]) for plan in plans if plan.knob in reasons]
         return bad, [plan for plan in plans if plan.knob not in reasons]
 
@@ -206,11 +207,11 @@ class Ksm:
         try:
             body = await self._connection.call(NAME, PATH, NAME, member, signature, *args, deadline_s=deadline_s)
         except BusLost as error:
-            raise HelperUnavailable(f"momhelper: {error}") from error
+            raise HelperUnavailable(f"momhelper: {told(error)}") from error
         except CallError as error:
             if member == "Apply" and error.name in REFUSED | FAILED:
                 raise
-            raise HelperUnavailable(f"momhelper: {error}") from error
+            raise HelperUnavailable(f"momhelper: {told(error)}") from error
         return body[0] if body else None
 
     async def _report_foreign_writer(self, host: Sample) -> None:

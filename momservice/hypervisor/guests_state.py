@@ -13,6 +13,11 @@ RUNNING = 1
 STATES = {2: "blocked", 3: "paused", 4: "shutting down", 5: "shut off", 6: "crashed", 7: "suspended by itself"}
 STALE_INTERVALS = 3
 NO_STATISTICS = "the guest gives no memory statistics"
+OLD_STATISTICS = "the guest's memory statistics are out of date"
+NO_BALLOON = "the guest has no balloon device"
+STUCK_BALLOON = "the guest's balloon doesn't follow its targets"
+# Why a guest's balloon can't be used, in two words.
+SHORT = {NO_BALLOON: "no balloon", STUCK_BALLOON: "balloon stuck", NO_STATISTICS: "no figures", OLD_STATISTICS: "old figures"}
 State = Literal["managed", "held", "unmanaged"]
 # Figures that only a balloon driver inside the guest can have told.
 DRIVER_FIGURES = ("available", "unused", "usable")
@@ -45,12 +50,12 @@ def capabilities(record: GuestRecord, works: bool | None, wall_s: float, interva
     `works`: whether the balloon followed its targets; None when that hasn't been seen yet.
     """
     stale = stale_reason(record, wall_s, interval_s)
-    balloon = "" if record.facts.balloon else "the guest has no balloon device"
+    balloon = "" if record.facts.balloon else NO_BALLOON
     if works is False:
-        balloon = balloon or "the guest's balloon doesn't follow its targets"
+        balloon = balloon or STUCK_BALLOON
     return {
         "balloon": balloon,
-        "statistics": "the guest's memory statistics are out of date" if stale and stale != NO_STATISTICS else stale,
+        "statistics": OLD_STATISTICS if stale and stale != NO_STATISTICS else stale,
         "ksm": record.facts.unmergeable,
     }
 

@@ -13,11 +13,11 @@ from functools import cache
 from pathlib import Path
 from typing import Final
 
-from momservice.bus.names import MAIN_POLICY
+from momservice.bus.names import MAIN_POLICY, TEXT_BYTES
 from momservice.fields import Names, Schema
 from momservice.policy.differences import Difference, differences, refused
 from momservice.policy.expected import Expected, read_expected
-from momservice.policy.program import TEXT_BYTES, Program, evaluate, load
+from momservice.policy.program import Program, evaluate, load
 from momservice.snapshot import HOST, Entity, Snapshot, Value
 from momservice.snapshot_file import decoded, read_snapshot, schema_of
 from momservice.strict_json import Json, Kind, get, only, quoted, read, read_text

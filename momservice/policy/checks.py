@@ -7,8 +7,8 @@ from collections.abc import Collection, Sequence
 from itertools import chain
 from typing import Final
 
+from momservice.decisions import Diagnostic
 from momservice.fields import Names, Schema
-from momservice.policy.decisions import Diagnostic
 from momservice.policy.diagnostics import FINDINGS
 from momservice.policy.forms import ENTITIES, FORMS, METHODS, RESERVED, TUNE_FIELDS, TUNE_SETTERS, Form
 from momservice.policy.names import Bound, nearest

@@ -11,10 +11,10 @@ from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
+from momservice.decisions import Place
 from momservice.fields import Schema
 from momservice.policy import instructions as op
 from momservice.policy.checks import Checks
-from momservice.policy.decisions import Place
 from momservice.policy.forms import FORMS
 from momservice.policy.machine import Code, Function, Operation
 from momservice.policy.names import Bound, form_name

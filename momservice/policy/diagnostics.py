@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from momservice.policy.decisions import Severity
+from momservice.decisions import Severity
 
 # How many findings loading tells; errors come before warnings where there are more.
 FINDINGS: Final = 100

@@ -8,10 +8,10 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
-from momservice.policy.decisions import Decisions, Diagnostic, Failure, Opaque
+from momservice.decisions import Decisions, Diagnostic, Failure, Opaque
 from momservice.policy.expected import ABSENT, Absent, Approx, Entities, Expected
 from momservice.snapshot import Value
-from momservice.snapshot_file import encoded
+from momservice.snapshot_text import encoded
 from momservice.strict_json import Json
 from momservice.text import shown
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
-from momservice.policy.decisions import Opaque
+from momservice.decisions import Opaque
 from momservice.snapshot import HOST, Entity, Snapshot
 from momservice.strict_json import Json, get, only, quoted
 from momservice.text import shown

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TypeAlias
 
-from momservice.policy.decisions import Place
+from momservice.decisions import Place
 from momservice.policy.machine import HALT, Function, Loop, Machine
 from momservice.policy.members import METHOD_CODE, member, receiver
 from momservice.policy.operations import Binary, Variadic, items_of

@@ -6,12 +6,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from momservice.bus.names import MAX_TEXT_BYTES
-from momservice.policy.decisions import CALLS
+from momservice.bus.names import MAX_TEXT_BYTES, TEXT_BYTES
+from momservice.decisions import CALLS
 from momservice.policy.diagnostics import FINDINGS
 from momservice.policy.members import KEPT, KEPT_SIZE, NAME
 from momservice.policy.operations import SHIFT
-from momservice.policy.program import TEXT_BYTES
 from momservice.policy.reader import NESTING
 from momservice.policy.state import CALL_DEPTH, DEBUG_LINES, FORM_STEPS, READS, ROUND_STEPS, RUN_COUNTED, RUN_STEPS, RUN_WORK
 from momservice.policy.values import INTEGER_BITS, LIST_DEPTH, LIST_VALUES, STRING_BYTES

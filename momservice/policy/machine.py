@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Final, NamedTuple, NoReturn, TypeAlias
 
+from momservice.decisions import CALLS, Call, Decisions, Failure, Place, Read, Wanted
 from momservice.fields import Schema
-from momservice.policy.decisions import CALLS, Call, Decisions, Failure, Place, Read, Wanted
 from momservice.policy.state import CALL_DEPTH, FORM_STEPS, READS, ROUND_STEPS, RUN_STEPS, State
 from momservice.policy.values import Datum, List, PolicyError, Thing, cost, shown
 from momservice.snapshot import Snapshot, Value

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final, TypeAlias
 
-from momservice.policy.decisions import Place, Read
+from momservice.decisions import Place, Read
 from momservice.policy.forms import METHODS, TUNE_FIELDS, TUNE_FIGURE_OF, TUNE_SETTERS
 from momservice.policy.state import State
 from momservice.policy.values import (

@@ -11,12 +11,13 @@ from itertools import accumulate
 from types import MappingProxyType
 from typing import Final
 
+from momservice.bus.names import TEXT_BYTES
+from momservice.decisions import Decisions, Diagnostic, Failure, Place
 from momservice.fields import Schema
 from momservice.policy.compiled.build import CompiledProgram, build
 from momservice.policy.compiled.run import Run
 from momservice.policy.compiled.shape import Abandoned
 from momservice.policy.compiler import Compiler
-from momservice.policy.decisions import Decisions, Diagnostic, Failure, Place
 from momservice.policy.diagnostics import FINDINGS
 from momservice.policy.flow import Flow
 from momservice.policy.kinds import Kinds
@@ -26,7 +27,6 @@ from momservice.policy.reader import Reading, Source, read
 from momservice.policy.values import short, typed_like
 from momservice.snapshot import Snapshot, Value
 
-TEXT_BYTES: Final = 1024 * 1024
 # More steps than any run has.
 PROVED: Final = 1 << 62
 # Errors of a run that other figures can't cure: a policy that has one in its trial is refused.

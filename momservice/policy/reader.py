@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from itertools import islice, zip_longest
 from typing import Final, Literal, NamedTuple, TypeAlias
 
-from momservice.policy.decisions import Diagnostic, Place
+from momservice.decisions import Diagnostic, Place
 from momservice.policy.diagnostics import FINDINGS
 from momservice.policy.tokens import BAD_CHARACTERS, QUOTES, SPACE, SYMBOL, TOKEN, Fault, literal, no_token, symbol
 

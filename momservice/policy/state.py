@@ -13,7 +13,7 @@ from itertools import islice
 from typing import Any, Final, TypeAlias
 
 from momservice.columns import GuestTable
-from momservice.policy.decisions import Place, Read
+from momservice.decisions import Place, Read
 from momservice.policy.values import HOST_INDEX, NUMBERS, WIDE, Datum, List, PolicyError, Thing, as_text, cost, inward, short
 from momservice.snapshot import Snapshot, Value
 

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
+from momservice.decisions import LONGEST_NAME, Opaque
 from momservice.fields import EntityKind, Names
-from momservice.policy.decisions import LONGEST_NAME, Opaque
 from momservice.snapshot import EMPTY, Value
 from momservice.text import shown as printable
 

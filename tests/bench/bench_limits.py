@@ -14,10 +14,10 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+from momservice.bus.names import TEXT_BYTES
 from momservice.columns import GuestTable
 from momservice.fields import Names, Schema
 from momservice.policy import Decisions, Program, evaluate, load
-from momservice.policy.program import TEXT_BYTES
 from momservice.snapshot import HOST, Entity, Sample, Snapshot, Value
 
 GUESTS: Final = 5000

@@ -7,9 +7,10 @@ import statistics
 import time
 from pathlib import Path
 
+from momservice.bus.names import TEXT_BYTES
 from momservice.config import Config
 from momservice.parts import schema
-from momservice.policy import TEXT_BYTES, load
+from momservice.policy import load
 
 SEED = (Path(__file__).parent.parent / "data" / "mom.policy").read_text()
 RUNS = 5

@@ -48,6 +48,7 @@ def test_the_file_is_written_told_and_removed(host: Host) -> None:
     of_file, of_bus = read(file.read_text()), read(host.check(["momctl", "metrics"]))
     assert of_file.keys() - of_bus.keys() >= {"mom_policy_runs_total", "mom_policy_failures_total"}
     assert of_bus.keys() <= of_file.keys()
+    assert of_file["mom_polkit_up"] == of_bus["mom_polkit_up"] == 1
     assert of_file["mom_host_memory_size_bytes"] == of_bus["mom_host_memory_size_bytes"] > 1 << 20
 
     before = of_file["mom_policy_runs_total"]

@@ -450,3 +450,39 @@ def test_without_the_agent_s_program_the_refusal_is_told(address: str, service: 
     with Momctl(address, "pause", terminal=True, PATH=str(folder)) as momctl:
         assert momctl.ended() == 4
         assert b"needs authentication" in momctl.said
+
+
+# What it loads
+
+WITHOUT_COMPILER = """
+import sys
+sys.modules.update(dict.fromkeys(("momservice.policy", "momservice.engine", "pyparsing", "libvirt")))
+from momservice.cli.command import main
+sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize("verb", ["status", "guests", "stats", f"stats {ONE}", "ksm", "metrics", "top --once"])
+def test_answers_are_shown_without_the_policy_compiler(address: str, service: Service, verb: str) -> None:
+    surroundings = {"DBUS_SYSTEM_BUS_ADDRESS": address, "PATH": "/usr/bin:/bin", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONUTF8": "1"}
+    program = [sys.executable, "-c", WITHOUT_COMPILER, *verb.split()]
+    done = subprocess.run(program, cwd=ROOT, env=surroundings, capture_output=True, text=True, timeout=DEADLINE_S, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout
+
+
+# Output that nobody takes
+
+
+@pytest.mark.parametrize("verb", ["status", "guests", "stats", "ksm", "metrics", "top --once", "top --json --once", "monitor"])
+def test_a_full_disk_is_told_in_one_line(address: str, service: Service, verb: str) -> None:
+    surroundings = {"DBUS_SYSTEM_BUS_ADDRESS": address, "PATH": "/usr/bin:/bin", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONUTF8": "1"}
+    program = [sys.executable, "-m", "momservice.cli", *verb.split()]
+    with Path("/dev/full").open("wb") as full:
+        momctl = subprocess.Popen(program, cwd=ROOT, env=surroundings, stdout=full, stderr=subprocess.PIPE, text=True)
+        while momctl.poll() is None:
+            # For monitor: something to be told.
+            service.emit(MANAGER, "EvaluationRecovered")
+            time.sleep(0.05)
+    assert momctl.stderr
+    assert (momctl.returncode, momctl.stderr.read()) == (1, "momctl: cannot write the output: No space left on device\n")

@@ -28,6 +28,9 @@ from momservice.bus.names import GUEST, MANAGER, OBJECT_MANAGER, PATH, guest_pat
 from momservice.bus.reading import Header
 from momservice.bus.service import publish
 from momservice.bus.wire import MAX_QUEUED_BYTES
+from momservice.client import Client, GuestState
+from momservice.hypervisor import Facts
+from momservice.hypervisor.guests_state import NO_BALLOON
 
 NAME = "org.ovirt.Mom1"
 MANY = [f"00000000-0000-4000-8000-{number:012}" for number in range(450)]
@@ -145,3 +148,20 @@ def test_plain_dbus_next_tells_of_new_objects_from_the_wrong_path(address: str) 
             each.disconnect()
 
     asyncio.run(asyncio.wait_for(main(), 60))
+
+
+def test_the_client_is_told_how_guests_are(address: str) -> None:
+    scene = Scene()
+    broken, paused = scene.record(A, "vm-a", facts=Facts(balloon=False)), scene.record(B, "vm-b", state=3)
+    scene.bench.source.answer = [broken, paused, scene.record(C, "vm-c")]
+
+    async def scenario(_connection: Connection) -> None:
+        client = await Client.connect(address)
+        states = await client.guest_states()
+        assert list(states) == [A, B, C]
+        assert (states[A].state, states[A].capabilities["balloon"]) == ("unmanaged", NO_BALLOON)
+        assert states[B] == GuestState("held", ["the guest is paused"], {"balloon": "", "statistics": "", "ksm": ""})
+        assert (states[C].state, states[C].reasons) == ("managed", [])
+        await client.close()
+
+    run(address, scene, scenario)

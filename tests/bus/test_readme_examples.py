@@ -11,7 +11,7 @@ import pytest
 
 from lab.host import Host
 from momservice.snapshot import Snapshot
-from momservice.snapshot_file import write_snapshot
+from momservice.snapshot_text import write_snapshot
 
 README = (Path(__file__).parent.parent.parent / "README.md").read_text()
 BLOCKS = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)

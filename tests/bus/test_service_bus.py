@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import signal
 import subprocess
 import xml.etree.ElementTree as ET
@@ -249,7 +250,8 @@ def test_a_pause_shows_its_reason_and_ends(host: Host, client: BlockingClient) -
     host.wait_for(lambda: client.status().status == "degraded", "the first run")
     client.pause("a\nreason", 3600)
     status = client.status()
-    assert (status.status, status.status_reasons[0]) == ("paused", "a reason")
+    assert (status.status, status.status_reasons[0]) == ("paused", status.status_reasons[0])
+    assert re.fullmatch(r"a reason \(until [0-9-]{10} [0-9:]{8}[+-][0-9:]{5}\)", status.status_reasons[0])
     client.resume()
     # On a busy machine the first run is still to come.
     assert client.status().status in ("starting", "degraded")

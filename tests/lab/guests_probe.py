@@ -19,9 +19,9 @@ from momservice.controllers import HelperUnavailable, World
 from momservice.controllers.balloon import Balloon
 from momservice.controllers.guest_helper import NAME, PATH, GuestHelper
 from momservice.controllers.stats_period import StatsPeriod
+from momservice.decisions import Place, Wanted
 from momservice.hypervisor import GuestRecord, HypervisorUnavailable
 from momservice.hypervisor.libvirt_source import Hypervisor
-from momservice.policy.decisions import Place, Wanted
 
 INTERVAL_S = 2.0
 NOWHERE = Place("test", 1, 1)

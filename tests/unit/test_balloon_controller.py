@@ -13,8 +13,8 @@ import pytest
 from momservice.controllers import HelperUnavailable, Outcome, World
 from momservice.controllers.balloon import Balloon
 from momservice.controllers.guest_helper import Result
+from momservice.decisions import Place, Wanted
 from momservice.hypervisor import JOB_UNKNOWN, Facts, GuestRecord
-from momservice.policy.decisions import Place, Wanted
 from momservice.snapshot import Value
 
 A, B = "00000000-0000-4000-8000-00000000000a", "00000000-0000-4000-8000-00000000000b"

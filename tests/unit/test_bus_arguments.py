@@ -9,7 +9,6 @@ import logging
 import pytest
 
 from momservice.bus.arguments import (
-    checked_name,
     checked_parameters,
     checked_policies,
     checked_reason,
@@ -17,6 +16,7 @@ from momservice.bus.arguments import (
     checked_verbosity,
     policy_details,
 )
+from momservice.bus.checks import checked_name
 from momservice.bus.connection import Variant
 from momservice.bus.names import MAX_PARAMETERS, MAX_POLICIES, MAX_TEXT_BYTES
 from momservice.errors import InvalidArgs, LimitsExceeded

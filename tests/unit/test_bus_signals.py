@@ -176,6 +176,23 @@ def test_a_guests_changes_are_told_in_one_signal_with_values_and_without() -> No
     play(scenario, Scene(names=["vm-a"]))
 
 
+def test_the_end_of_a_pause_is_told_by_itself() -> None:
+    async def scenario(scene: Scene) -> None:
+        await scene.cycle()
+        # Longer than changes are gathered.
+        scene.bench.engine.pause("a test", 2)
+
+        def told(name: str) -> list[Any]:
+            return [args[1][name].value for args in scene.bus.told("PropertiesChanged", PROPERTIES) if name in args[1]]
+
+        await until(lambda: "paused" in told("Status"))
+        await until(lambda: told("Status")[-1] == "active")
+        assert told("StatusReasons")[-2][0].startswith("a test (until ")
+        assert told("StatusReasons")[-1] == []
+
+    play(scenario, Scene())
+
+
 def test_the_services_own_properties_are_told_when_they_change() -> None:
     async def scenario(scene: Scene) -> None:
         await scene.cycle()

@@ -14,8 +14,9 @@ import pytest
 from momservice import errors
 from momservice.bus.connection import BusLost, CallError, Connection, load_interfaces
 from momservice.bus.names import MANAGER, XML
-from momservice.client import PROPERTIES, BlockingClient, Client, ServiceStatus, ServiceUnavailable
+from momservice.client import BlockingClient, Client, ServiceStatus, ServiceUnavailable
 from momservice.link import Link
+from momservice.replies import PROPERTIES
 
 NAMES = {kind.error_name: kind for kind in errors.MomError.__subclasses__()}
 NO_BUS = "unix:path=/nonexistent/bus"

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 from test_engine import SCHEMA, Bench
 
+from momservice.bus.answers import to_diagnostic, to_wanted
 from momservice.bus.connection import CallError, Variant
 from momservice.bus.given import MAX_GUESTS, MAX_HISTORY, MAX_VALUES, given_world
-from momservice.bus.reports import MAX_CONTROLS, decisions, findings, to_diagnostic, to_wanted
+from momservice.bus.reports import MAX_CONTROLS, decisions, findings
 from momservice.bus.variants import plain, to_data
 from momservice.dry_runs import DryRun
 from momservice.errors import Busy, InvalidArgs, LimitsExceeded, UnknownParameter

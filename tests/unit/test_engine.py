@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
@@ -21,6 +22,7 @@ from momservice.hypervisor import GuestRecord, HypervisorUnavailable
 from momservice.policy import Wanted
 from momservice.snapshot import Sample
 from momservice.store import PolicyStore
+from momservice.watching import Watcher
 
 SCHEMA = Schema(
     Names(frozenset({"mem_free"}), frozenset({"mem_free"}), frozenset({"knob"}), frozenset()),
@@ -299,18 +301,58 @@ def test_paused_it_decides_nothing_and_goes_on_collecting() -> None:
 
 
 def test_a_pause_ends_with_its_time() -> None:
+    # Nothing that comes by from time to time, such as the tick, is needed for it.
+    bench = Bench()
+    told: list[str] = []
+
+    class Told(Watcher):
+        def told(self) -> None:
+            told.append(bench.engine.status()[0])
+
+    bench.engine.watchers.all.append(Told())
+
+    async def scenario() -> float:
+        bench.engine.pause("short", 1)
+        begin_s = time.monotonic()
+        while told[-1:] == ["paused"]:
+            await asyncio.sleep(0.005)
+        return time.monotonic() - begin_s
+
+    took_s = asyncio.run(asyncio.wait_for(scenario(), 30))
+    assert (told[0], told[-1]) == ("paused", "starting")
+    assert took_s > 0.99
+    assert bench.engine._wake.is_set()
+
+
+def test_a_pause_says_once_when_it_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "Asia/Kolkata")
+    time.tzset()
+    monkeypatch.setattr("momservice.pausing.time.time", lambda: 1_700_000_000.4)
     bench = Bench()
 
-    async def scenario() -> None:
-        bench.engine.pause("short", 1)
-        ticks = asyncio.ensure_future(bench.engine._ticks(lambda: None))
-        while bench.engine.status()[0] == "paused":
-            await asyncio.sleep(0.05)
-        ticks.cancel()
+    async def scenario() -> list[list[str]]:
+        bench.engine.pause("upgrade", 3600)
+        first = bench.engine.status()[1]
+        monkeypatch.setattr("momservice.pausing.time.time", lambda: 1_700_000_010.4)
+        return [first, bench.engine.status()[1]]
 
-    bench.config = replace(bench.config, main_loop_interval_s=1)
-    asyncio.run(bench.engine.reload())
-    asyncio.run(asyncio.wait_for(scenario(), 30))
+    try:
+        assert asyncio.run(scenario()) == [["upgrade (until 2023-11-15 04:43:20+05:30)"]] * 2
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+def test_a_pause_that_replaces_another_has_its_own_end() -> None:
+    bench = Bench()
+
+    async def scenario() -> tuple[str, list[str]]:
+        bench.engine.pause("short", 1)
+        bench.engine.pause("long", 0)
+        await asyncio.sleep(1.2)
+        return bench.engine.status()
+
+    assert asyncio.run(scenario()) == ("paused", ["long"])
 
 
 @pytest.mark.parametrize(("late_s", "fed"), [(0, True), (74, True), (76, False)])

@@ -16,12 +16,14 @@ from test_engine import Bench
 
 from momservice import explanations
 from momservice.__main__ import offload
-from momservice.bus.reports import explanation, to_explanation
+from momservice.bus.answers import to_explanation
+from momservice.bus.reports import explanation
 from momservice.columns import GuestTable
 from momservice.config import Config
 from momservice.controllers import HelperUnavailable, Outcome
 from momservice.errors import Busy, UnknownGuest
-from momservice.explanations import MAX_READS, MAX_ROWS, Explainer, Explanation, explain
+from momservice.explained import Explanation
+from momservice.explanations import MAX_READS, MAX_ROWS, Explainer, explain
 from momservice.fields import Names, Schema
 from momservice.hypervisor.workers import Workers
 from momservice.parts import schema

@@ -11,7 +11,7 @@ import pytest
 from momservice.bus.connection import ERROR, BusLost, CallError, Connection
 from momservice.controllers import HelperUnavailable, Outcome, World
 from momservice.controllers.ksm import Ksm
-from momservice.policy.decisions import Place, Wanted
+from momservice.decisions import Place, Wanted
 from momservice.snapshot import Value
 
 BUSY = "org.ovirt.Mom1.Error.Busy"
@@ -142,14 +142,32 @@ def test_there_is_no_third_attempt(stage: Stage) -> None:
 def test_an_error_that_names_no_knob_is_everyones(stage: Stage) -> None:
     stage.bus.errors = [CallError(ERROR + "LimitsExceeded", "too many calls: 20 at once and 1 a second are allowed")]
     outcomes = stage.apply(run=1, pages_to_scan=300)
-    assert [(o.status, o.reason[:14]) for o in outcomes.values()] == [("failed", "too many calls")] * 2
+    reason = "a limit of the bus, or its own, is reached (org.freedesktop.DBus.Error.LimitsExceeded)"
+    assert [(o.status, o.reason) for o in outcomes.values()] == [("failed", reason)] * 2
     assert len(stage.bus.calls) == 1
 
 
-@pytest.mark.parametrize("name", ["ServiceUnknown", "NameHasNoOwner", "NoReply", "Timeout", "AccessDenied", "Spawn.ChildExited"])
-def test_no_helper_is_one_line(stage: Stage, name: str) -> None:
-    stage.bus.errors = [CallError(ERROR + name, "one\nline")]
-    with pytest.raises(HelperUnavailable, match=r"^momhelper: one line$"):
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("ServiceUnknown", "there is no such service"),
+        ("NameHasNoOwner", "it isn't running"),
+        ("NoReply", "it gives no answer"),
+        ("AccessDenied", "it, or the bus, refuses our call"),
+        ("Spawn.ChildExited", "it can't be started"),
+        ("New", "our call fails"),
+    ],
+)
+def test_no_helper_is_one_line_that_quotes_nothing_of_the_bus(stage: Stage, name: str, words: str) -> None:
+    stage.bus.errors = [CallError(ERROR + name, 'Rejected; sender=":1.5" (comm="/usr/bin/secret --option")')]
+    with pytest.raises(HelperUnavailable) as raised:
+        stage.apply(run=1)
+    assert str(raised.value) == f"momhelper: {words} ({ERROR}{name})"
+
+
+def test_what_we_say_ourselves_of_a_helper_is_told(stage: Stage) -> None:
+    stage.bus.errors = [CallError(ERROR + "Timeout", "no answer\nin time")]
+    with pytest.raises(HelperUnavailable, match=r"^momhelper: no answer in time$"):
         stage.apply(run=1)
 
 

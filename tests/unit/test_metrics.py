@@ -38,7 +38,7 @@ def full() -> State:
 
     host, guest = sample(list(registry.HOST.values())), sample(list(registry.GUEST.values()))
     tally = Tally(3, 1, Counter({("ksm_run", "applied"): 2, ("balloon_target", "held"): 5}), {UUID: 65536})
-    return State("0.1", "active", 7, 10_000, True, False, 1_700_000_000_123_456, 1_234, host, {UUID: guest}, {UUID: HOSTILE}, tally)
+    return State("0.1", "active", 7, 10_000, True, False, True, 1_700_000_000_123_456, 1_234, host, {UUID: guest}, {UUID: HOSTILE}, tally)
 
 
 def parsed(told: str, read: Callable[[str], Any]) -> Found:
@@ -104,6 +104,7 @@ def test_values_are_in_base_units() -> None:
     assert value(told, "mom_last_evaluation_timestamp_seconds") == 1_700_000_000.123456
     assert value(told, "mom_guest_balloon_target_bytes", uuid=UUID) == 65536 * 1024
     assert value(told, "mom_guest_swapped_in_bytes_total", uuid=UUID) == 12 * 1024
+    assert [value(told, f"mom_{part}_up") for part in ("libvirt", "helpers", "polkit")] == [1, 0, 1]
     assert value(told, "mom_status", status="active") == 1
     assert value(told, "mom_status", status="paused") == 0
     assert value(told, "mom_controls_total", control="balloon_target", status="held") == 5
@@ -118,7 +119,7 @@ def test_a_hostile_name_stays_one_label() -> None:
 
 @pytest.mark.parametrize("odd", [None, "7", float("nan"), float("inf"), [1], {"a": 1}])
 def test_what_is_no_number_is_left_out(odd: Value) -> None:
-    state = State("0", "starting", 0, 10_000, False, False, 0, 0, {"mem_available": odd, "mem_free": 2**70}, {UUID: {"rss": odd}})
+    state = State("0", "starting", 0, 10_000, False, False, False, 0, 0, {"mem_available": odd, "mem_free": 2**70}, {UUID: {"rss": odd}})
     told = text(state)
     assert value(told, "mom_host_memory_size_bytes") is None
     assert value(told, "mom_host_memory_free_bytes") == 2.0**80
@@ -129,12 +130,12 @@ def test_what_is_no_number_is_left_out(odd: Value) -> None:
 def test_guests_are_counted_by_state() -> None:
     guests: dict[str, Sample] = {"a": {"held": True}, "b": {"held": False}, "c": {"held": False, "balloon_works": True}, "d": {}}
     guests |= {"e": {"held": False, "balloon_works": False}, "f": {"held": True, "balloon_works": False}}
-    told = text(State("0", "active", 0, 1000, True, True, 1, 1, {}, guests))
+    told = text(State("0", "active", 0, 1000, True, True, True, 1, 1, {}, guests))
     assert [value(told, "mom_guests", state=state) for state in ("managed", "held", "unmanaged", "unknown")] == [2, 2, 1, 1]
 
 
 def test_without_a_tally_what_only_the_service_counts_is_left_out() -> None:
-    state = State("0", "active", 0, 1000, True, True, 1, 1)
+    state = State("0", "active", 0, 1000, True, True, True, 1, 1)
     assert not {metric.sample for metric, _ in families(state)} & {"mom_policy_runs_total", "mom_controls_total"}
 
 
@@ -147,7 +148,7 @@ class FakeEngine:
     def __init__(self, file: Path | None) -> None:
         self.metrics_file = file
         self.interval_ms = 10_000
-        self.hypervisor_connected = self.helper_available = True
+        self.hypervisor_connected = self.helper_available = self.polkit_available = True
         self.last_evaluation_us = self.evaluation_duration_us = 1
         self.reasons: list[str] = []
 
@@ -183,7 +184,7 @@ def tried(work: Callable[[MetricsFile, FakeEngine, Clock], Awaitable[None]], fil
     engine, clock = FakeEngine(file), Clock()
 
     async def run() -> None:
-        await work(MetricsFile(engine, lambda: 7, clock), engine, clock)  # type: ignore[arg-type]  # all of it that is used
+        await work(MetricsFile(engine, lambda: 7, lambda: engine.polkit_available, clock), engine, clock)  # type: ignore[arg-type]  # all of it that is used
 
     asyncio.run(run())
     return engine
@@ -193,6 +194,20 @@ async def written(writer: MetricsFile) -> None:
     """Wait for what is being written."""
     assert writer._writing is not None
     await writer._writing
+
+
+def test_the_file_tells_that_polkit_is_gone(tmp_path: Path) -> None:
+    file = tmp_path / "mom.prom"
+
+    async def work(writer: MetricsFile, engine: FakeEngine, _clock: Clock) -> None:
+        seen = []
+        for engine.polkit_available in (True, False):
+            writer.ran(RUN)
+            await written(writer)
+            seen.append(value(file.read_text(), "mom_polkit_up"))
+        assert seen == [1, 0]
+
+    tried(work, file)
 
 
 def test_each_run_writes_the_file_for_everybody_to_read(tmp_path: Path) -> None:

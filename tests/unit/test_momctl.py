@@ -289,10 +289,75 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
 
 @pytest.mark.parametrize(
     ("output", "said"),
-    [("> /dev/full", "momctl: No space left on device\n"), (">&-", "momctl: standard output is closed\n")],
+    [("> /dev/full", "momctl: cannot write the output: No space left on device\n"), (">&-", "momctl: standard output is closed\n")],
 )
 def test_output_that_cannot_be_written_is_told_in_a_line(tmp_path: Path, output: str, said: str) -> None:
     (tmp_path / "a.policy").write_text("1", encoding="utf-8")
     command = f"{sys.executable} -m momservice.cli policy check {tmp_path}/a.policy {output}"
     done = subprocess.run(["bash", "-c", command], cwd=ROOT, env=NO_BUS, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stderr) == (1, said)
+
+
+TELLING = [
+    ["--help"],
+    ["--version"],
+    ["policy", "--help"],
+    ["status", "--help"],
+    ["policy", "check", "conf/policy.d/10_ksm.policy"],
+    ["policy", "check", "--json", "conf/policy.d/10_ksm.policy"],
+    ["policy", "format", "conf/policy.d/10_ksm.policy"],
+    ["policy", "test", str(CASES)],
+]
+# With buffers the disk is found full at the end, without them at once.
+BUFFERS = [{}, {"PYTHONUNBUFFERED": "1"}]
+
+
+def written_to(output: int, arguments: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "momservice.cli", *arguments]
+    return subprocess.run(
+        command, cwd=ROOT, env=NO_BUS | UTF8 | environment, stdout=output, stderr=subprocess.PIPE, text=True, timeout=60, check=False
+    )
+
+
+@pytest.mark.parametrize("environment", BUFFERS, ids=["buffered", "unbuffered"])
+@pytest.mark.parametrize("arguments", TELLING, ids=" ".join)
+def test_a_full_disk_is_told_in_one_line(arguments: list[str], environment: dict[str, str]) -> None:
+    full = os.open("/dev/full", os.O_WRONLY)
+    try:
+        done = written_to(full, arguments, environment)
+    finally:
+        os.close(full)
+    assert (done.returncode, done.stderr) == (1, "momctl: cannot write the output: No space left on device\n")
+
+
+@pytest.mark.parametrize("environment", BUFFERS, ids=["buffered", "unbuffered"])
+@pytest.mark.parametrize("arguments", TELLING, ids=" ".join)
+def test_a_reader_that_has_gone_is_no_news(arguments: list[str], environment: dict[str, str]) -> None:
+    end, pipe = os.pipe()
+    os.close(end)
+    try:
+        done = written_to(pipe, arguments, environment)
+    finally:
+        os.close(pipe)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+@pytest.mark.parametrize("errors", ["2> /dev/full", "2>&-"])
+def test_the_exit_status_is_right_where_complaints_can_not_be_written(errors: str) -> None:
+    for verb, status in (("status", 3), ("policy check /nonexistent", 1), ("nonsense", 2)):
+        command = f"{sys.executable} -m momservice.cli {verb} {errors}"
+        assert subprocess.run(["sh", "-c", command], cwd=ROOT, env=NO_BUS, timeout=60, check=False).returncode == status
+
+
+@pytest.mark.parametrize("environment", BUFFERS, ids=["buffered", "unbuffered"])
+@pytest.mark.parametrize("option", ["--help", "--version"])
+@pytest.mark.parametrize(("module", "name"), [("momservice", "momservice"), ("momservice.bridge", "mom-rpc-bridge")])
+def test_the_other_programs_end_in_the_same_way(module: str, name: str, option: str, environment: dict[str, str]) -> None:
+    for where, said in (("> /dev/full", f"{name}: cannot write the output: No space left on device\n"), ("| head -0", "")):
+        command = f"set -o pipefail; {sys.executable} -m {module} {option} {where}"
+        done = subprocess.run(
+            ["bash", "-c", command], cwd=ROOT, env=NO_BUS | environment, capture_output=True, text=True, timeout=60, check=False
+        )
+        assert (done.stdout, done.stderr) == ("", said)
+        # A reader that has only just gone may be missed.
+        assert done.returncode in ((1,) if said else (0, 1))

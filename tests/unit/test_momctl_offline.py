@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from momservice.bus.names import TEXT_BYTES
 from momservice.cli import command
-from momservice.policy.program import TEXT_BYTES
 from momservice.snapshot import HOST, Entity, Snapshot
-from momservice.snapshot_file import write_snapshot
+from momservice.snapshot_text import write_snapshot
 
 ROOT = Path(__file__).parents[2]
 SEED = ROOT / "tests" / "data" / "mom.policy"

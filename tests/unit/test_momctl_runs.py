@@ -6,6 +6,9 @@ from __future__ import annotations
 import io
 import json
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,10 +17,10 @@ from typing import Any
 
 import pytest
 
-from momservice import series
+from momservice import strict_json
 from momservice.cli import command, explain, record, trial
 from momservice.client import Evaluation, Finding, Parameter, Statistics
-from momservice.explanations import Explanation
+from momservice.explained import Explanation
 from momservice.policy import Call, Diagnostic, Place, Read, Wanted
 from momservice.series import parse_series
 from momservice.snapshot import Sample, Value
@@ -288,7 +291,7 @@ def test_the_file_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert 1 < written == text.count("\n")
     assert 700 < len(text) <= 1000
     assert why == "; the file would grow beyond 0 MiB"
-    assert series.FILE_BYTES == 64 << 20
+    assert strict_json.FILE_BYTES == 64 << 20
 
 
 def test_a_file_that_is_there_already_stays(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -317,3 +320,53 @@ def test_a_signal_ends_the_sleep() -> None:
         assert sleep(0.01) is True
         signal.raise_signal(signal.SIGTERM)
         assert sleep(60) is False
+
+
+# Runs `momctl record` with a stand-in for the service.
+RECORD = """
+import sys
+sys.path[:0] = sys.argv[1:3]
+from test_momctl_runs import Service, figures
+from momservice.cli import command, record
+record.connected = lambda: Service(figures=[figures(1, a=2)])
+sys.exit(command.main(["record", sys.argv[3]]))
+"""
+
+
+class Recorded:
+    """A recording in a process of its own, which has begun; `trap`: what the shell that starts it does first."""
+
+    def __init__(self, file: Path, trap: str) -> None:
+        here = Path(__file__).parent
+        program = [sys.executable, "-c", RECORD, str(here), str(here.parents[1]), str(file)]
+        # The shell of a job in the background may have had SIGINT ignored for this process, too.
+        begin = ["env", "--default-signal=INT,HUP,TERM", "sh", "-c", f'{trap} exec "$@"', "sh"]
+        self.process = subprocess.Popen([*begin, *program], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        while not (file.exists() and file.read_text()):
+            assert self.process.poll() is None, self.process.communicate()[0]
+            time.sleep(0.02)
+
+    def end(self, number: int) -> tuple[int, str]:
+        """How it ends after a signal, and what it has said."""
+        self.process.send_signal(number)
+        said, _ = self.process.communicate(timeout=60)
+        return self.process.returncode, said
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_that_ends_it_leaves_a_whole_file(tmp_path: Path, number: int) -> None:
+    file = tmp_path / "world.mom"
+    assert Recorded(file, "").end(number) == (0, f"{file}: 1 snapshot\n")
+    assert samples(file.read_text()) == [({"mem_free": 1},)]
+
+
+@pytest.mark.parametrize("trap", ["INT", "HUP", "TERM", "INT HUP TERM"])
+def test_what_is_ignored_where_it_is_started_does_not_end_it_but_the_signal_to_end_does(tmp_path: Path, trap: str) -> None:
+    file = tmp_path / "world.mom"
+    recorded = Recorded(file, f"trap '' {trap};")
+    for name in {*trap.split()} - {"TERM"}:
+        recorded.process.send_signal(getattr(signal, f"SIG{name}"))
+    with pytest.raises(subprocess.TimeoutExpired):
+        recorded.process.wait(1.5)
+    assert recorded.end(signal.SIGTERM) == (0, f"{file}: 1 snapshot\n")
+    assert samples(file.read_text()) == [({"mem_free": 1},)]

@@ -5,17 +5,21 @@ from __future__ import annotations
 
 import argparse
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from momservice.bus.connection import Signal, Variant
 from momservice.bus.names import MANAGER, PATH, POLICY
-from momservice.cli import control, ksm
+from momservice.cli import control, ksm, show
 from momservice.cli.frames import ASCII, BLOCKS, KEPT, Format, History, Line, View, frame, sparkline
 from momservice.cli.screen import plain
+from momservice.cli.show import needs_reasons, state_of
 from momservice.cli.signals import is_noise, told
-from momservice.client import ServiceStatus, Statistics
+from momservice.client import GuestState, ServiceStatus, Statistics
+from momservice.hypervisor import Facts, GuestRecord
+from momservice.hypervisor.guests_state import NO_BALLOON, capabilities
 from momservice.snapshot import Sample
 
 ONE, TWO = (f"00000000-0000-4000-8000-00000000000{number}" for number in (1, 2))
@@ -28,6 +32,7 @@ GUEST: Sample = {
     "balloon_cur": 768 * MIB, "balloon_max": 1024 * MIB, "mem_free": 100 * MIB, "mem_available": 700 * MIB, "rss": 65536,
     "libvirt_state": 1, "held": False, "balloon_works": True,
 }  # fmt: skip
+BROKEN: Sample = {**GUEST, "balloon_works": False}
 
 
 def status(kind: str = "active", *reasons: str) -> ServiceStatus:
@@ -36,7 +41,8 @@ def status(kind: str = "active", *reasons: str) -> ServiceStatus:
 
 def view(names: dict[str, str] | None = None, *, problem: str = "", **more: Any) -> View:
     statistics = Statistics(more.get("host", HOST), more.get("guests", {ONE: GUEST, TWO: {"libvirt_state": 3, "held": True}}))
-    return View(1_700_000_000.0, more.get("status", status()), statistics, names or {ONE: "vm1", TWO: "vm2"}, problem)
+    names = names or {ONE: "vm1", TWO: "vm2"}
+    return View(1_700_000_000.0, more.get("status", status()), statistics, names, more.get("states", {}), problem)
 
 
 def shown(view: View, layout: Format | None = None, polls: int = 1) -> list[str]:
@@ -58,6 +64,75 @@ def test_a_frame_fits_80_columns_and_tells_all() -> None:
     assert lines[4].split()[:6] == ["GUEST", "BALLOON", "MAX", "FREE", "RSS", "MiB"]
     assert lines[5].split() == ["vm1", "768", "1024", "100", "256", "▇", "running"]
     assert lines[6].split() == ["vm2", "-", "-", "-", "-", "paused,", "held"]
+
+
+WHY = {
+    "the guest has no balloon device": "no balloon",
+    "the guest's balloon doesn't follow its targets": "balloon stuck",
+    "the guest gives no memory statistics": "no figures",
+    "the guest's memory statistics are out of date": "old figures",
+    "a reason that only a newer service knows": "unmanaged",
+}
+
+
+def test_the_words_are_of_reasons_that_the_service_gives() -> None:
+    broken = GuestRecord(ONE, "vm1", 1, facts=Facts(balloon=False))
+    told = {*capabilities(broken, None, 0, 1).values(), *capabilities(replace(broken, facts=Facts()), False, 0, 1).values()}
+    told |= {*capabilities(replace(broken, balloon={"last-update": 1, "unused": 1}), None, 1000, 1).values()}
+    assert {reason for reason in WHY if "newer" not in reason} <= told
+
+
+@pytest.mark.parametrize("reason", WHY)
+def test_why_a_balloon_cannot_be_used_is_told_in_two_words(reason: str) -> None:
+    statistic = "statistics" in reason
+    able = {"balloon": "" if statistic else reason, "statistics": reason if statistic else "", "ksm": ""}
+    states = {ONE: GuestState("unmanaged", [reason], able)}
+    lines = shown(view(guests={ONE: BROKEN}, states=states), Format(height=24))
+    assert lines[5].endswith(f" running, {WHY[reason]}")
+    assert len(lines[5]) <= 80
+    # A held guest's state has another reason; its capabilities are the same.
+    held = GuestState("held", ["the guest is paused"], able)
+    assert state_of({"libvirt_state": 3, "held": True, "balloon_works": False}, held) == f"paused, held, {WHY[reason]}"
+
+
+@pytest.mark.parametrize("verb", ["guests", "stats"])
+def test_the_service_is_asked_why_where_figures_do_not_say(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], verb: str
+) -> None:
+    asked: list[str] = []
+
+    class Client:
+        sample = BROKEN
+
+        def __enter__(self) -> Client:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            return
+
+        def statistics(self) -> Statistics:
+            return Statistics({}, {ONE: self.sample})
+
+        def active_guests(self) -> list[tuple[str, str]]:
+            return [(ONE, "vm1")]
+
+        def guest_states(self) -> dict[str, GuestState]:
+            asked.append("why")
+            return {ONE: GuestState("unmanaged", [NO_BALLOON], {"balloon": NO_BALLOON, "statistics": "", "ksm": ""})}
+
+    monkeypatch.setattr(show, "connected", Client)
+    run = {"guests": show.show_guests, "stats": show.show_stats}[verb]
+    assert run(argparse.Namespace(json=False, guest=None)) == 0
+    assert capsys.readouterr().out.rstrip().endswith("running, no balloon")
+    monkeypatch.setattr(Client, "sample", GUEST)
+    assert run(argparse.Namespace(json=False, guest=None)) == 0
+    assert capsys.readouterr().out.rstrip().endswith("running")
+    assert asked == ["why"]
+
+
+def test_a_guest_that_the_service_has_not_told_of_is_just_unmanaged() -> None:
+    assert state_of({"libvirt_state": 1, "balloon_works": False}) == "running, unmanaged"
+    assert [needs_reasons([GUEST, sample]) for sample in (GUEST, BROKEN)] == [False, True]
 
 
 @pytest.mark.parametrize("width", [1, 20, 60, 79, 80, 100, 200])

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from momservice import config, metrics, snapshot_file
+from momservice import config, durable, keeping, layers, metrics, snapshot_file
 from momservice.bus.connection import load_interfaces
 from momservice.bus.names import XML
 from momservice.bus.polkit import ACTIONS, FREE
@@ -102,6 +102,82 @@ def test_the_pages_of_programs_show_their_options(name: str, word: str) -> None:
 def test_a_program_is_described_in_its_own_spelling() -> None:
     assert "mom-rpc-bridge - serves VDSM with the RPC of old" in shown("mom-rpc-bridge.8")
     assert "momservice - the Memory Overcommitment Manager" in shown("momservice.8")
+
+
+# Collects all fields of the host once, and prints the files that were opened for it, or looked for.
+COLLECT = """
+import sys, time
+from momservice.collectors import Moment, registry
+opened = set()
+def hook(event, arguments):
+    if event == "open" and str(arguments[0]).startswith(("/proc", "/sys")):
+        opened.add(str(arguments[0]))
+parts = [part() for part in registry.HOST.values()]
+sys.addaudithook(hook)
+for part in parts:
+    part.collect(Moment(time.monotonic(), time.time(), 5, []))
+print("\\n".join(opened))
+"""
+
+
+def test_the_kernel_s_files_are_on_the_page_of_the_service() -> None:
+    _, _, text = shown("momservice.8").partition(" FILES ")
+    done = subprocess.run([sys.executable, "-c", COLLECT], cwd=ROOT, capture_output=True, text=True, check=True)
+    opened = {re.sub(r"^/proc/[0-9]+/", "/proc/PID/", file) for file in done.stdout.split()}
+    assert opened >= {"/proc/meminfo", "/proc/vmstat"}
+    for file in opened - {"/proc/PID/comm"}:
+        assert f" {file}" in text or f" {file.rpartition('/')[0]}/*" in text, file
+
+
+@pytest.mark.parametrize("name", [layers.DOCUMENT, keeping.DOCUMENT])
+def test_the_files_of_the_state_are_on_the_page_of_the_service(tmp_path: Path, name: str) -> None:
+    _, _, text = shown("momservice.8").partition(" FILES ")
+    document: durable.Document[object] = durable.Document(tmp_path, name, 1, 1000, lambda content: content)
+    document.read()
+    for document.number in (1, 2):
+        document.write("{}")
+    (tmp_path / f"{name}-1.json").write_text("broken")
+    durable.Document(tmp_path, name, 1, 1000, lambda content: content).read()
+    written = sorted(file.name for file in tmp_path.iterdir())
+    assert written == [f"{name}-1.damaged", f"{name}-2.json"]
+    assert f"/var/lib/mom/{name}-1.json, /var/lib/mom/{name}-2.json" in text
+    assert "/var/lib/mom/*.damaged, *.newer" in text
+
+
+def test_every_file_that_a_setting_names_is_on_the_page_of_the_service() -> None:
+    _, _, text = shown("momservice.8").partition(" FILES ")
+    for name in ("/etc/momd.conf", "/etc/momd.conf.d/*.conf", "policy in [main]", "policy-dir in [main]", "metrics-file in [main]"):
+        assert name in text
+    assert "log in [logging]" in text
+    assert "plot-dir" not in text
+
+
+def test_the_sockets_are_on_the_pages() -> None:
+    listens = re.findall("^ListenStream=(.*)$", (ROOT / "systemd/mom-rpc-bridge.socket").read_text(), re.MULTILINE)
+    assert listens
+    for socket in listens:
+        assert socket in shown("mom-rpc-bridge.8").partition(" FILES ")[2]
+    for name in ("momservice.8", "mom-rpc-bridge.8", "momctl.1"):
+        assert "/run/dbus/system_bus_socket" in shown(name).partition(" FILES ")[2]
+
+
+def test_every_variable_of_the_environment_that_code_heeds_is_on_the_pages_of_its_programs() -> None:
+    heeded = 0
+    for file in (ROOT / "momservice").rglob("*.py"):
+        match file.relative_to(ROOT / "momservice").parts:
+            case ("bus", _):
+                names = ["momservice.8", "mom-rpc-bridge.8", "momctl.1"]
+            case ("cli", _):
+                names = ["momctl.1"]
+            case ("bridge.py",):
+                names = ["mom-rpc-bridge.8"]
+            case _:
+                names = ["momservice.8"]
+        for variable in re.findall(r"""environ(?:\.get\(|\[)["'](\w+)""", file.read_text()):
+            heeded += 1
+            for name in names:
+                assert variable in shown(name).partition(" ENVIRONMENT ")[2].partition(" FILES ")[0], (variable, name)
+    assert heeded > 8
 
 
 # --- the bus -----------------------------------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ import pytest
 from momservice.fields import Names, Schema
 from momservice.policy.cases import CaseResult, run_file
 from momservice.snapshot import HOST, Entity, Snapshot
-from momservice.snapshot_file import write_snapshot
+from momservice.snapshot_text import write_snapshot
 
 NOTHING = Names(frozenset(), frozenset(), frozenset(), frozenset())
 KNOWN = Schema(NOTHING, NOTHING)

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from momservice.bus.names import TEXT_BYTES
 from momservice.fields import Names, Schema
 from momservice.policy import Loaded, evaluate, load
 from momservice.policy.diagnostics import CODES, Code
 from momservice.policy.forms import FORMS, METHODS, RESERVED, TUNE_SETTERS, Form
 from momservice.policy.limits import LIMITS
-from momservice.policy.program import INCURABLE, TEXT_BYTES
+from momservice.policy.program import INCURABLE
 from momservice.snapshot import HOST, Entity, Snapshot, Value
 
 TESTS = Path(__file__).parent.parent

@@ -8,9 +8,9 @@ from types import FrameType
 
 import pytest
 
+from momservice.bus.names import TEXT_BYTES
 from momservice.fields import Names, Schema
 from momservice.policy import Diagnostic, evaluate, load
-from momservice.policy.program import TEXT_BYTES
 from momservice.policy.reader import NESTING
 from momservice.policy.values import INTEGER_BITS, STRING_BYTES
 from momservice.snapshot import Snapshot

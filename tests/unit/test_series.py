@@ -14,9 +14,11 @@ import pytest
 from momservice.cli import command
 from momservice.fields import Schema
 from momservice.policy import evaluate, load
-from momservice.series import Recorder, parse_series, replay, schema_of_all
+from momservice.recorder import Recorder
+from momservice.series import parse_series, replay, schema_of_all
 from momservice.snapshot import HOST, Entity, Sample, Snapshot
-from momservice.snapshot_file import parse_snapshot, write_snapshot
+from momservice.snapshot_file import parse_snapshot
+from momservice.snapshot_text import write_snapshot
 
 A, B = "aaaaaaaa-0000-0000-0000-000000000000", "bbbbbbbb-0000-0000-0000-000000000000"
 NAMES = [(A, "vm-a"), (B, "vm-b")]

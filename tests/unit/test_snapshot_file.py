@@ -15,7 +15,8 @@ from momservice import strict_json
 from momservice.fields import Names, Schema
 from momservice.policy import evaluate, load
 from momservice.snapshot import HOST, Entity, Snapshot, Value
-from momservice.snapshot_file import parse_snapshot, read_snapshot, schema_of, write_snapshot
+from momservice.snapshot_file import parse_snapshot, read_snapshot, schema_of
+from momservice.snapshot_text import write_snapshot
 
 FLOATS = (0.0, -0.0, 1.5, 0.1, 1e-320, 1.7e308, float("inf"), float("-inf"), float("nan"))
 INTEGERS = (0, -1, (1 << 53) + 1, -(1 << 63) - 1, (1 << 256) - 1, -(1 << 256) + 1)

@@ -11,6 +11,7 @@ from types import CodeType
 from typing import Any, Final
 
 from momservice.columns import Raw
+from momservice.decisions import Call, Place
 from momservice.fields import Schema
 from momservice.policy.compiled.dynamic import DynamicEmitter, Made
 from momservice.policy.compiled.emitter import OPERATIONS, RESULT, Sites
@@ -19,7 +20,6 @@ from momservice.policy.compiled.methods import StaticCode
 from momservice.policy.compiled.shape import GENERATED, Certain, Form, Function, Site
 from momservice.policy.compiled.tree import GLOBALS, RUN, Tree
 from momservice.policy.compiled.world import Budget, Definition, World
-from momservice.policy.decisions import Call, Place
 from momservice.policy.members import member, receiver
 from momservice.policy.names import form_name
 from momservice.policy.operations import BINARY, VARIADIC, items_of

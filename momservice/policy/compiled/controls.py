@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import overload
 
-from momservice.policy.decisions import Wanted
+from momservice.decisions import Wanted
 
 
 class Controls(Sequence[Wanted]):

@@ -13,10 +13,10 @@ from types import TracebackType
 from typing import Any, Final, NoReturn
 
 from momservice.columns import Raw, Sums, in_column
+from momservice.decisions import CALLS, Call, Decisions, Failure, Place, Wanted
 from momservice.fields import Schema
 from momservice.policy.compiled.controls import Controls
 from momservice.policy.compiled.shape import GENERATED, Abandoned, Certain, Compiled, Form, Function, Site
-from momservice.policy.decisions import CALLS, Call, Decisions, Failure, Place, Wanted
 from momservice.policy.forms import TUNE_FIGURES
 from momservice.policy.members import METHOD_CODE, SAMPLES_PER_STEP, member, no_data
 from momservice.policy.operations import items_of

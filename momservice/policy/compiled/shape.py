@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from types import CodeType
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from momservice.policy.decisions import Call, Place
+from momservice.decisions import Call, Place
 from momservice.policy.values import Datum
 
 if TYPE_CHECKING:

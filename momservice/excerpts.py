@@ -6,7 +6,7 @@ from __future__ import annotations
 import unicodedata
 from typing import Final
 
-from momservice.policy.decisions import Diagnostic, Failure
+from momservice.decisions import Diagnostic, Failure
 
 # How many columns of a terminal are shown, and how many at most before the caret.
 _COLUMNS: Final = 100
