@@ -21,6 +21,7 @@ from momservice.bus.connection import BusLost, CallError, Connection
 from momservice.engine import Engine, Parts
 from momservice.errors import Busy
 from momservice.explanations import Explainer
+from momservice.garbage import Garbage
 from momservice.hypervisor.libvirt_source import Hypervisor
 from momservice.hypervisor.workers import DeadlineMissed, NoThreadLeft, Workers
 from momservice.keeping import Keeper
@@ -130,6 +131,7 @@ async def serve(settings: config.Config, read: Callable[[], config.Config]) -> i
     await connection.own(BUS_NAME)
     # Not earlier: a second service that can't own the name must leave the state of the first alone.
     await keeper.keep()
+    engine.watchers.all.append(Garbage())
     notify("READY=1")
     log.info("momservice %s runs", __version__)
     return await until_the_end(connection, engine, keeper, metrics)
