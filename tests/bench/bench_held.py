@@ -31,6 +31,7 @@ from momservice.config import Config
 from momservice.controllers.guest_helper import Result
 from momservice.engine import Engine
 from momservice.explanations import Explainer
+from momservice.garbage import Garbage
 from momservice.hypervisor.libvirt_source import Hypervisor
 from momservice.hypervisor.workers import Workers
 from momservice.parts import Workshop, schema
@@ -264,8 +265,11 @@ async def measure(stretches: Stretches, address: str, guests: int) -> dict[str, 
     scene = Scene(stretches, connection, guests)
     await connection.own(NAME)
     await scene.store.start(Config())
+    garbage = Garbage()
+    scene.engine.watchers.all.append(garbage)
     scene.caller = await asyncio.get_running_loop().run_in_executor(None, Caller, address)
     figures = {**await cycles(scene), **await members(scene)}
+    garbage.end()
     connection.close()
     return figures
 
