@@ -28,6 +28,7 @@ from momservice.hypervisor import GuestRecord, HypervisorUnavailable
 from momservice.hypervisor.guests_state import STALE_INTERVALS
 from momservice.policy import Decisions, evaluate
 from momservice.reasons import Reasons
+from momservice.slices import each, in_turns
 from momservice.snapshot import EMPTY, Sample, Snapshot, Value
 from momservice.store import PolicyStore
 from momservice.text import fault, shown
@@ -265,7 +266,7 @@ class Engine:
         problems: dict[str, str] = {}
         self._history.host.append(self._collect([(part.NAME, partial(part.collect, moment)) for part in self._parts.host], problems))
         self._unseen = self._collect([(part.NAME, partial(part.collect, moment)) for part in self._parts.unseen], problems)
-        self.watchers.tell("sampled", self._world())
+        await self.watchers.tell_in_turns("sampled", self._world())
         self._blame("host", [part.NAME for part in (*self._parts.host, *self._parts.unseen)], problems)
 
     @staticmethod
@@ -299,16 +300,17 @@ class Engine:
             self._reasons.set("hypervisor", f"libvirt is unavailable: {error}")
             # No news isn't "no guests"; but figures that have grown old must not look fresh.
             if time.monotonic() - self._guests_seen_s > STALE_INTERVALS * self._config.guest_monitor_interval_s:
-                self._sample_guests()
+                await self._sample_guests([*self._history.guests.values()])
             return
-        self._guests_asked = True
         self._reasons.set("hypervisor", "")
         self._guests_seen_s = time.monotonic()
         before = self._history.guests.keys()
-        for uuid in self._history.keep(records):
-            self._forget(uuid)
+        try:
+            await self._sample_guests(records)
+        finally:
+            # Not earlier: the first run waits for it.
+            self._guests_asked = True
         now = self._history.guests.keys()
-        self._sample_guests()
         if before != now:
             self.watchers.tell("guests_changed", sorted(now - before), sorted(before - now))
         # In a task of its own: a helper that hangs must not hold up the next sample.
@@ -320,16 +322,21 @@ class Engine:
             if forget := getattr(part, "forget", None):
                 forget(uuid)
 
-    def _sample_guests(self) -> None:
-        moment = self._moment()
+    async def _sample_guests(self, records: Sequence[GuestRecord]) -> None:
+        moment, parts = self._moment(), self._parts.guest
         problems: dict[str, str] = {}
-        row = []
-        for record in self._history.guests.values():
-            sources = [(part.NAME, partial(part.collect, record, moment)) for part in self._parts.guest]
-            row.append(self._collect(sources, problems))
+
+        def sample(record: GuestRecord) -> Sample:
+            return self._collect([(part.NAME, partial(part.collect, record, moment)) for part in parts], problems)
+
+        here = {record.uuid: record for record in records}
+        row = await in_turns(each(sample, here.values()))
+        # Guests and their samples at once: a run may come between two turns.
+        for uuid in self._history.keep([*here.values()]):
+            self._forget(uuid)
         self._history.sample(row)
-        self.watchers.tell("sampled", self._world())
-        self._blame("guest", [part.NAME for part in self._parts.guest], problems)
+        await self.watchers.tell_in_turns("sampled", self._world())
+        self._blame("guest", [part.NAME for part in parts], problems)
 
     async def _policy_round(self) -> None:
         world = self.snapshot()
