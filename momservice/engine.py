@@ -26,7 +26,8 @@ from momservice.fields import Schema
 from momservice.history import History
 from momservice.hypervisor import GuestRecord, HypervisorUnavailable
 from momservice.hypervisor.guests_state import STALE_INTERVALS
-from momservice.policy import Decisions, evaluate
+from momservice.hypervisor.workers import Workers
+from momservice.policy import Decisions, Program, decide
 from momservice.reasons import Reasons
 from momservice.slices import each, in_turns
 from momservice.snapshot import EMPTY, Sample, Snapshot, Value
@@ -102,6 +103,7 @@ class Engine:
         self._run_number = 0
         self._reasons = Reasons(changed=partial(self.watchers.tell, "reasons_changed"))
         self._actor = Actor(parts.controllers, self._reasons, self.watchers)
+        self._thread = Workers(1, "run")
         self._settling: asyncio.Future[None] | None = None
         self._pause: Pause | None = None
         self._guests_seen_s = time.monotonic()
@@ -344,10 +346,12 @@ class Engine:
             return
         world = replace(world, parameters=self._store.values)
         program, generation = self._store.program, self._store.generation
-        begin = time.perf_counter()
         self.last_evaluation_us = world.taken_us
-        decisions = evaluate(program, world)
-        self.evaluation_duration_us = int((time.perf_counter() - begin) * 1e6)
+        # In a thread: a policy may take a second.
+        decisions, self.evaluation_duration_us = await self._thread.run(partial(_timed, program, world), None)
+        if self._pause or generation != self._store.generation:
+            # It was overtaken: by a pause, or by other policies or parameters, whose run is next.
+            return
         self._run_number += 1
         run = PolicyRun(self._run_number, generation, program, world, decisions, self.evaluation_duration_us)
         self.runs.append(run)
@@ -402,3 +406,10 @@ class Engine:
             await self._parts.restore()
         except HelperUnavailable as error:
             log.warning("the helper will put the knobs back by itself: %s", error)
+
+
+def _timed(program: Program, world: Snapshot) -> tuple[Decisions, int]:
+    """What a program decides, and how long that took, in microseconds."""
+    begin = time.perf_counter()
+    decisions = decide(program, world)
+    return decisions, int((time.perf_counter() - begin) * 1e6)

@@ -3,7 +3,7 @@
 
 from momservice.policy.decisions import Call, Decisions, Diagnostic, Failure, Opaque, Place, Read, Wanted
 from momservice.policy.excerpts import excerpt
-from momservice.policy.program import TEXT_BYTES, Loaded, Program, evaluate, load, trial_errors, trial_warnings
+from momservice.policy.program import TEXT_BYTES, Loaded, Program, decide, evaluate, load, trial_errors, trial_warnings
 
 __all__ = [
     "TEXT_BYTES",
@@ -17,6 +17,7 @@ __all__ = [
     "Program",
     "Read",
     "Wanted",
+    "decide",
     "evaluate",
     "excerpt",
     "load",
