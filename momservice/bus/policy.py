@@ -90,8 +90,8 @@ class Policy:
 
     async def get_parameters(self, _call: Call) -> Marshalled:
         """`GetParameters() -> a{sa{sv}}`. A policy may have thousands."""
-        parameters = self._store.parameters()
-        return Marshalled(array(await in_slices(keyed(name, _parameter(parameter)) for name, parameter in parameters.items())))
+        parameters = self._store.each_parameter()
+        return Marshalled(array(await in_slices(keyed(name, _parameter(parameter)) for name, parameter in parameters)))
 
 
 def _texts(call: Call) -> dict[str, str]:

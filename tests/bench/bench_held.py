@@ -48,6 +48,7 @@ SHRINKING = """(def shrink (guest) (guest.Control "balloon_target" (- guest.ball
 """
 QUOTAS = '(with Guests guest (guest.Control "vcpu_quota" 50000))'
 FAILING = "(with Guests guest (/ guest.balloon_cur 0))"
+GREEDY = f"(with Guests a {{{'(+ a.balloon_cur a.balloon_max)' * 70}}})"
 # Much to explain: forms that fail, each deep in calls.
 DEEP = "".join(f"(def f{n} () (f{n + 1}))\n" for n in range(12)) + "(def f12 () (/ 1 (- Host.mem_available Host.mem_available)))\n"
 
@@ -146,9 +147,9 @@ class Scene:
 
 def policies(size: int) -> dict[str, str]:
     """As many policies as there may be, and as long."""
-    line = "(defvar a{0:03}_{1:02} 1234567890123456789012345678901234)\n"
-    texts = {f"{n:03}": "".join(line.format(n, k) for k in range(size // FRAGMENTS // 52)) for n in range(FRAGMENTS)}
-    return texts
+    line = "(defvar a{0:03}_{1:02} 1)\n"
+    count = size // FRAGMENTS // len(line.format(0, 0))
+    return {f"{n:03}": "".join(line.format(n, k) for k in range(count)) for n in range(FRAGMENTS)}
 
 
 def given_guests(count: int, older: int) -> list[dict[str, Variant]]:
@@ -180,6 +181,7 @@ def calls(guests: int) -> Iterator[tuple[str, Call]]:
     yield "SetPolicies, all there may be", ("SetPolicies", POLICY, "a{ss}b", policies(TEXT_BYTES), True)
     for member in ("GetNamedPolicies", "GetPolicy", "GetParameters"):
         yield member, (member, POLICY)
+    yield "SetParameters, of many", ("SetParameters", POLICY, "a{sv}", {f"a{n:03}_00": Variant("x", n) for n in range(FRAGMENTS)})
     yield "EvaluateNow, those in force", ("EvaluateNow", POLICY, "a{ss}", {})
     yield "ResetPolicies", ("ResetPolicies", POLICY)
     yield "SetNamedPolicy", ("SetNamedPolicy", POLICY, "ss", "p", parameters)
@@ -253,6 +255,8 @@ async def cycles(scene: Scene) -> dict[str, float]:
     figures["policy round, all balloons shrink"] = await scene.best(engine._policy_round, engine._guest_round)
     await scene.store.set_policies({"a": FAILING})
     figures["policy round, all fail"] = await scene.best(engine._policy_round, engine._guest_round)
+    await scene.store.set_policies({"a": GREEDY})
+    figures["policy round, greedy"] = await scene.best(engine._policy_round, engine._guest_round)
     await scene.store.set_policies({"a": SHRINKING}, replace=True)
     for _ in range(10):
         await scene.cycle()
