@@ -18,8 +18,8 @@ from momservice.watching import PolicyRun, Watcher
 # make no cycles.
 MOST_YOUNG: Final = 2000
 # All is searched when so many times as many objects are set aside as were left by the last full search, and some more.
-GROWTH: Final = 2
-SLACK: Final = 100_000
+GROWTH: Final = 1.5
+SLACK: Final = 20_000
 # To count what is set aside takes milliseconds.
 COUNTED_EVERY_S: Final = 60.0
 
