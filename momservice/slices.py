@@ -10,8 +10,9 @@ from momservice.bus.decoder import Steps, at_once, in_turns
 
 __all__ = ["SLICE", "Steps", "at_once", "each", "in_turns"]
 
-# Guests that are dealt with in one turn of the loop: up to 5 ms, for those that have only just come.
-SLICE: Final = 100
+# Guests that are dealt with in one turn of the loop: up to 2 ms, for those that have only just come. An answer takes some turns, in each of
+# which others have theirs.
+SLICE: Final = 50
 
 T = TypeVar("T")
 R = TypeVar("R")

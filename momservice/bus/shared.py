@@ -12,8 +12,8 @@ from momservice.bus.marshal import array, dictionaries, entries, keyed, of_array
 from momservice.controllers import World
 from momservice.watching import Watcher
 
-# Guests that are marshalled in one turn of the loop, or bytes of what is longer: some 2 ms.
-SLICE, SLICE_BYTES = 200, 32 << 10
+# Guests that are marshalled in one turn of the loop, or bytes of what is longer: 1 to 2 ms.
+SLICE, SLICE_BYTES = 100, 16 << 10
 
 
 async def in_slices(pieces: Iterable[bytes]) -> list[bytes]:
