@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import gc
 import logging
 import logging.handlers
 import os
@@ -22,6 +21,7 @@ from momservice.bus.connection import BusLost, CallError, Connection
 from momservice.engine import Engine, Parts
 from momservice.errors import Busy
 from momservice.explanations import Explainer
+from momservice.garbage import Garbage
 from momservice.hypervisor.libvirt_source import Hypervisor
 from momservice.hypervisor.workers import DeadlineMissed, NoThreadLeft, Workers
 from momservice.keeping import Keeper
@@ -112,8 +112,6 @@ def set_up_log(settings: config.Config) -> None:
 async def serve(settings: config.Config, read: Callable[[], config.Config]) -> int:
     """Connect, publish, run until a signal or the end of the bus. `read` reads the configuration anew. Gives the exit status."""
     sys.setswitchinterval(SWITCH_S)
-    # Modules and what is in them stay: not to be gone through each time, for tens of milliseconds.
-    gc.freeze()
     connection = await Connection.open()
     workshop = parts.Workshop(connection)
     # One thread for policies and one for variables, each of which has one write at a time. A write isn't given up: nobody could tell
@@ -134,6 +132,7 @@ async def serve(settings: config.Config, read: Callable[[], config.Config]) -> i
     await connection.own(BUS_NAME)
     # Not earlier: a second service that can't own the name must leave the state of the first alone.
     await keeper.keep()
+    engine.watchers.all.append(Garbage())
     notify("READY=1")
     log.info("momservice %s runs", __version__)
     return await until_the_end(connection, engine, keeper, metrics)

@@ -15,6 +15,7 @@ from contextlib import suppress
 from momservice.controllers import SENT, Controller, HelperUnavailable, Outcome, World
 from momservice.policy import Decisions, Wanted
 from momservice.reasons import Reasons
+from momservice.slices import Steps, each, in_turns
 from momservice.text import fault, shown
 from momservice.watching import PolicyRun, Watchers
 
@@ -83,13 +84,14 @@ class Actor:
         if any(outcome.status in SENT for outcome in outcomes):
             self._reasons.set(HELPER + part.NAME, "")
         run.outcomes.update({(outcome.entity, outcome.control, outcome.item): outcome for outcome in outcomes})
-        self._watchers.tell("applied", run, outcomes)
-        self._report(part.NAME, outcomes, wanted, world)
+        await self._watchers.tell_in_turns("applied", run, outcomes)
+        await in_turns(self._report(part.NAME, outcomes, wanted, world))
 
-    def _report(self, part: str, outcomes: Sequence[Outcome], wanted: Sequence[Wanted], world: World) -> None:
-        places = {(control.entity, control.name): str(control.place) for control in wanted}
+    def _report(self, part: str, outcomes: Sequence[Outcome], wanted: Sequence[Wanted], world: World) -> Steps[None]:
+        places = {(control.entity, control.name): control.place for control in wanted}
         before, now = self._news.get(part, {}), News()
-        for outcome in outcomes:
+
+        def report(outcome: Outcome) -> None:
             key = (outcome.entity, outcome.control)
             now[key] = (outcome.status, outcome.reason)
             # A control that is sent is news each time, one that isn't only when that changes.
@@ -108,6 +110,8 @@ class Actor:
             )
             if outcome.status in ("failed", "refused"):
                 self._reasons.last_error = f"{outcome.control} of {outcome.entity}: {shown(outcome.reason)}"
+
+        yield from each(report, outcomes)
         self._news[part] = now
 
     # Helpers

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from momservice import errors
 from momservice.fields import Schema
-from momservice.policy import Decisions, Diagnostic, Program, evaluate, load
+from momservice.policy import Decisions, Diagnostic, Program, decide, load
 from momservice.snapshot import Snapshot, Value
 from momservice.snapshot_file import schema_of
 from momservice.text import shown
@@ -25,7 +25,7 @@ class DryRun:
 def dry_run(texts: Mapping[str, str], world: Snapshot, schema: Schema) -> DryRun:
     """Policies in a world that holds the parameters to bind; those that don't fit aren't bound. Raises nothing, whatever the texts."""
     loaded = load(texts, schema)
-    return DryRun(None if loaded.program is None else evaluate(loaded.program, world), loaded.diagnostics)
+    return DryRun(None if loaded.program is None else decide(loaded.program, world), loaded.diagnostics)
 
 
 def dry_run_in_given(texts: Mapping[str, str], world: Snapshot, known: Schema) -> DryRun:
@@ -37,7 +37,7 @@ def dry_run_in_given(texts: Mapping[str, str], world: Snapshot, known: Schema) -
     if loaded.program is None:
         return DryRun(None, loaded.diagnostics)
     _check_parameters(loaded.program, world.parameters)
-    return DryRun(evaluate(loaded.program, world), loaded.diagnostics)
+    return DryRun(decide(loaded.program, world), loaded.diagnostics)
 
 
 def _check_parameters(program: Program, values: Mapping[str, Value]) -> None:

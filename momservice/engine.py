@@ -26,9 +26,11 @@ from momservice.fields import Schema
 from momservice.history import History
 from momservice.hypervisor import GuestRecord, HypervisorUnavailable
 from momservice.hypervisor.guests_state import STALE_INTERVALS
+from momservice.hypervisor.workers import Workers
 from momservice.pausing import Pausing
-from momservice.policy import Decisions, evaluate
+from momservice.policy import Decisions, Program, decide
 from momservice.reasons import Reasons
+from momservice.slices import each, in_turns
 from momservice.snapshot import EMPTY, Sample, Snapshot, Value
 from momservice.store import PolicyStore
 from momservice.text import fault, shown
@@ -94,6 +96,7 @@ class Engine:
         self._run_number = 0
         self._reasons = Reasons(changed=partial(self.watchers.tell, "reasons_changed"))
         self._actor = Actor(parts.controllers, self._reasons, self.watchers)
+        self._thread = Workers(1, "run")
         self._settling: asyncio.Future[None] | None = None
         self._pausing = Pausing(self._paused_or_resumed)
         self._guests_seen_s = time.monotonic()
@@ -255,7 +258,7 @@ class Engine:
         problems: dict[str, str] = {}
         self._history.host.append(self._collect([(part.NAME, partial(part.collect, moment)) for part in self._parts.host], problems))
         self._unseen = self._collect([(part.NAME, partial(part.collect, moment)) for part in self._parts.unseen], problems)
-        self.watchers.tell("sampled", self._world())
+        await self.watchers.tell_in_turns("sampled", self._world())
         self._blame("host", [part.NAME for part in (*self._parts.host, *self._parts.unseen)], problems)
 
     @staticmethod
@@ -289,16 +292,17 @@ class Engine:
             self._reasons.set("hypervisor", f"libvirt is unavailable: {error}")
             # No news isn't "no guests"; but figures that have grown old must not look fresh.
             if time.monotonic() - self._guests_seen_s > STALE_INTERVALS * self._config.guest_monitor_interval_s:
-                self._sample_guests()
+                await self._sample_guests([*self._history.guests.values()])
             return
-        self._guests_asked = True
         self._reasons.set("hypervisor", "")
         self._guests_seen_s = time.monotonic()
         before = self._history.guests.keys()
-        for uuid in self._history.keep(records):
-            self._forget(uuid)
+        try:
+            await self._sample_guests(records)
+        finally:
+            # Not earlier: the first run waits for it.
+            self._guests_asked = True
         now = self._history.guests.keys()
-        self._sample_guests()
         if before != now:
             self.watchers.tell("guests_changed", sorted(now - before), sorted(before - now))
         # In a task of its own: a helper that hangs must not hold up the next sample.
@@ -310,16 +314,21 @@ class Engine:
             if forget := getattr(part, "forget", None):
                 forget(uuid)
 
-    def _sample_guests(self) -> None:
-        moment = self._moment()
+    async def _sample_guests(self, records: Sequence[GuestRecord]) -> None:
+        moment, parts = self._moment(), self._parts.guest
         problems: dict[str, str] = {}
-        row = []
-        for record in self._history.guests.values():
-            sources = [(part.NAME, partial(part.collect, record, moment)) for part in self._parts.guest]
-            row.append(self._collect(sources, problems))
+
+        def sample(record: GuestRecord) -> Sample:
+            return self._collect([(part.NAME, partial(part.collect, record, moment)) for part in parts], problems)
+
+        here = {record.uuid: record for record in records}
+        row = await in_turns(each(sample, here.values()))
+        # Guests and their samples at once: a run may come between two turns.
+        for uuid in self._history.keep([*here.values()]):
+            self._forget(uuid)
         self._history.sample(row)
-        self.watchers.tell("sampled", self._world())
-        self._blame("guest", [part.NAME for part in self._parts.guest], problems)
+        await self.watchers.tell_in_turns("sampled", self._world())
+        self._blame("guest", [part.NAME for part in parts], problems)
 
     async def _policy_round(self) -> None:
         world = self.snapshot()
@@ -327,10 +336,12 @@ class Engine:
             return
         world = replace(world, parameters=self._store.values)
         program, generation = self._store.program, self._store.generation
-        begin = time.perf_counter()
         self.last_evaluation_us = world.taken_us
-        decisions = evaluate(program, world)
-        self.evaluation_duration_us = int((time.perf_counter() - begin) * 1e6)
+        # In a thread: a policy may take a second.
+        decisions, self.evaluation_duration_us = await self._thread.run(partial(_timed, program, world), None)
+        if self._pausing.reason or generation != self._store.generation:
+            # It was overtaken: by a pause, or by other policies or parameters, whose run is next.
+            return
         self._run_number += 1
         run = PolicyRun(self._run_number, generation, program, world, decisions, self.evaluation_duration_us)
         self.runs.append(run)
@@ -385,3 +396,10 @@ class Engine:
             await self._parts.restore()
         except HelperUnavailable as error:
             log.warning("the helper will put the knobs back by itself: %s", error)
+
+
+def _timed(program: Program, world: Snapshot) -> tuple[Decisions, int]:
+    """What a program decides, and how long that took, in microseconds."""
+    begin = time.perf_counter()
+    decisions = decide(program, world)
+    return decisions, int((time.perf_counter() - begin) * 1e6)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from functools import partial
@@ -167,14 +167,17 @@ class PolicyStore:
 
     def parameters(self) -> dict[str, Parameter]:
         """All parameters of the policies in force."""
-        layers, program = self._built.layers, self.program
-        mine = layers.clients()
-        return {
-            name: replace(layers.parameters[name], value=self.values[name])
-            if name in self.values
-            else Parameter(default, "default" if program.givers[name] in mine else "file")
-            for name, default in program.parameters.items()
-        }
+        return dict(self.each_parameter())
+
+    def each_parameter(self) -> Iterator[tuple[str, Parameter]]:
+        """The same one by one, for a file of policies may have many thousands; of those that are in force at the first."""
+        built = self._built
+        mine = built.layers.clients()
+        for name, default in built.program.parameters.items():
+            if name in built.values:
+                yield name, replace(built.layers.parameters[name], value=built.values[name])
+            else:
+                yield name, Parameter(default, "default" if built.program.givers[name] in mine else "file")
 
     async def set_parameters(self, values: Mapping[str, Value], uid: int, *, replace: bool = False) -> int:
         """Set some parameters; with `replace` the others go back to their defaults. Raises UnknownParameter, InvalidArgs, InvalidPolicy."""

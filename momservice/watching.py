@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from momservice.controllers import Outcome, World
 from momservice.policy import Decisions, Program
+from momservice.slices import Steps, at_once, in_turns
 from momservice.snapshot import Snapshot, Value
 
 log = logging.getLogger(__name__)
@@ -32,9 +34,12 @@ class PolicyRun:
 
 
 class Watcher:
-    """Hears what the engine does, in the event loop; its methods must not take long. What it raises is logged and stops nothing."""
+    """Hears what the engine does, in the event loop; its methods must not take long. What it raises is logged and stops nothing.
 
-    def sampled(self, world: World) -> None:
+    What looks at each of the guests is done in steps, between which the loop does other things, but tells nothing else in steps.
+    """
+
+    def sampled(self, world: World) -> Steps[None] | None:
         """The host or the guests have been sampled."""
 
     def guests_changed(self, added: Sequence[str], removed: Sequence[str]) -> None:
@@ -43,7 +48,7 @@ class Watcher:
     def ran(self, run: PolicyRun) -> None:
         """The policy has run; nothing is applied yet."""
 
-    def applied(self, run: PolicyRun, outcomes: Sequence[Outcome]) -> None:
+    def applied(self, run: PolicyRun, outcomes: Sequence[Outcome]) -> Steps[None] | None:
         """A controller has told what became of its controls of that run (all in `run.outcomes` by now)."""
 
     def acted(self, run: PolicyRun) -> None:
@@ -67,12 +72,24 @@ class Watchers:
     """All watchers; each is told everything, whatever another one does."""
 
     all: list[Watcher] = field(default_factory=list)
+    # So that what is told in turns comes in its order.
+    _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def tell(self, what: str, *args: object) -> None:
         """Call the method `what` of each."""
+        at_once(self._telling(what, *args))
+
+    async def tell_in_turns(self, what: str, *args: object) -> None:
+        """The same for what has steps."""
+        async with self._turn:
+            await in_turns(self._telling(what, *args))
+
+    def _telling(self, what: str, *args: object) -> Steps[None]:
         for watcher in self.all:
             try:
-                getattr(watcher, what)(*args)
+                steps = getattr(watcher, what)(*args)
+                if steps is not None:
+                    yield from steps
                 watcher.told()
             except Exception:
                 # It must not stop the engine.

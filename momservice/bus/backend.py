@@ -6,7 +6,7 @@ All methods raise the classes of momservice.errors.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 from momservice.decisions import Diagnostic
@@ -125,8 +125,8 @@ class PolicyStore(Protocol):
     async def dry_run(self, texts: Mapping[str, str], given: Callable[[Schema], Snapshot] | None = None) -> DryRun:
         """What these (without any, those in force) decide in a given world, or in the live one."""
 
-    def parameters(self) -> Mapping[str, Parameter]:
-        """All parameters by name."""
+    def each_parameter(self) -> Iterator[tuple[str, Parameter]]:
+        """All parameters that are in force when the first is asked for, each with its name."""
 
     async def set_parameters(self, values: Mapping[str, Value], uid: int, *, replace: bool = False) -> int:
         """Set these for a client of that uid; with `replace` all others go back to the policies' defaults."""

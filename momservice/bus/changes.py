@@ -18,8 +18,8 @@ log = logging.getLogger(__name__)
 PROPERTIES = "org.freedesktop.DBus.Properties"
 # An object's changes are told at most so often; a cycle takes no less.
 INTERVAL_S = 1.0
-# Signals that are made in one turn of the loop: some 3 ms.
-SLICE = 20
+# Signals that are made in one turn of the loop: 1 to 2 ms.
+SLICE = 10
 
 
 class Emits(Protocol):

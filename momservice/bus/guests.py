@@ -17,6 +17,7 @@ from momservice.controllers import SENT, Outcome, World
 from momservice.controllers.balloon import TARGET
 from momservice.hypervisor import GuestRecord
 from momservice.hypervisor.guests_state import capabilities, guest_state
+from momservice.slices import Steps, each
 from momservice.watching import PolicyRun, Watcher
 
 
@@ -98,29 +99,32 @@ class Guests(Watcher):
         # Is told of each guest that has another state or other reasons for it: uuid, state, reasons.
         self.state_changed: Callable[[str, str, Sequence[str]], None] = lambda _uuid, _state, _reasons: None
 
-    def sampled(self, world: World) -> None:
+    def sampled(self, world: World) -> Steps[None]:
         """See Watcher. Of the same guests only what time alone changes is news, and that once an interval."""
         if world.guests is self._seen and world.monotonic_s - self._seen_s < world.interval_s:
             return
         self._seen, self._seen_s = world.guests, world.monotonic_s
-        for uuid in self._objects.keys() - world.guests.keys():
-            self._remove(self._objects.pop(uuid))
-        for uuid, record in world.guests.items():
-            known = self._objects.get(uuid)
-            properties = self._properties(record, world, known.target_kib if known else None)
-            if known is None:
-                self._objects[uuid] = self._add(properties)
-            else:
-                self._take(known, properties)
+        yield from each(self._remove, list(self._objects.keys() - world.guests.keys()))
+        yield from each(partial(self._look, world), world.guests.values())
 
-    def applied(self, run: PolicyRun, outcomes: Sequence[Outcome]) -> None:
+    def _look(self, world: World, record: GuestRecord) -> None:
+        known = self._objects.get(record.uuid)
+        properties = self._properties(record, world, known.target_kib if known else None)
+        if known is None:
+            self._objects[record.uuid] = self._add(properties)
+        else:
+            self._take(known, properties)
+
+    def applied(self, run: PolicyRun, outcomes: Sequence[Outcome]) -> Steps[None]:
         """See Watcher."""
-        for outcome in outcomes:
-            known = self._objects.get(outcome.entity)
-            if known and outcome.control == TARGET.name and outcome.status in SENT and outcome.applied is not None:
-                known.target_kib = outcome.applied
-                unknown = [name for name in known.properties.Unknown if name != "BalloonTarget"]
-                self._take(known, known.properties._replace(BalloonTarget=outcome.applied * 1024, Unknown=unknown))
+        yield from each(self._applied, outcomes)
+
+    def _applied(self, outcome: Outcome) -> None:
+        known = self._objects.get(outcome.entity)
+        if known and outcome.control == TARGET.name and outcome.status in SENT and outcome.applied is not None:
+            known.target_kib = outcome.applied
+            unknown = [name for name in known.properties.Unknown if name != "BalloonTarget"]
+            self._take(known, known.properties._replace(BalloonTarget=outcome.applied * 1024, Unknown=unknown))
 
     def _properties(self, record: GuestRecord, world: World, target_kib: int | None) -> Properties:
         able = capabilities(record, self._works(record.uuid), world.wall_s, world.interval_s)
@@ -146,7 +150,8 @@ class Guests(Watcher):
         interfaces = {GUEST: guest.export.variants()}
         self._connection.emit(PATH, OBJECT_MANAGER, "InterfacesAdded", "oa{sa{sv}}", guest.path, interfaces)
 
-    def _remove(self, guest: GuestObject) -> None:
+    def _remove(self, uuid: str) -> None:
+        guest = self._objects.pop(uuid)
         self._connection.withdraw(guest.path)
         self._changes.forget(guest.path, guest.export)
         self.managed_objects.outdate()

@@ -10,9 +10,10 @@ from momservice import API_VERSION, __version__
 from momservice.bus.arguments import checked_entity, checked_reason, checked_uuid, checked_verbosity
 from momservice.bus.backend import Engine, Explainer, PolicyStore
 from momservice.bus.checks import checked_runs
-from momservice.bus.connection import Call, clean
+from momservice.bus.connection import Call, Marshalled, clean
 from momservice.bus.polkit import PolkitGate
 from momservice.bus.reports import explanation
+from momservice.bus.shared import dictionaries_in_slices
 from momservice.bus.variants import to_variants
 from momservice.errors import UnknownGuest
 
@@ -59,11 +60,11 @@ class Manager:
             raise UnknownGuest(f"no guest {uuid} is monitored")
         return [to_variants(guests[uuid])]
 
-    async def explain(self, call: Call) -> Sequence[Any]:
+    async def explain(self, call: Call) -> Marshalled:
         """`Explain(s, u) -> aa{sv}`."""
         entity, last = call.args
         told = await self._explainer.explain(checked_entity(entity), checked_runs(last))
-        return [[explanation(row) for row in told]]
+        return Marshalled(await dictionaries_in_slices(map(explanation, told)))
 
     async def pause(self, call: Call) -> Sequence[Any]:
         """`Pause(s, u)`."""

@@ -8,7 +8,7 @@ the offset at which it will stand, of which only the remainder by 8 matters.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Final
 
@@ -33,11 +33,39 @@ def _string(text: str, offset: int) -> bytes:
     return _pad(offset, 4) + _UINT32.pack(len(data)) + data + b"\0"
 
 
-def array(pieces: Sequence[bytes], offset: int = 0) -> bytes:
-    """An array of dictionary entries or structures."""
-    body = b"".join([*(piece + _pad(len(piece), 8) for piece in pieces[:-1]), *pieces[-1:]])
+def _joined(pieces: Sequence[bytes]) -> bytes:
+    """The pieces of an array, as they stand in it."""
+    return b"".join([*(piece + _pad(len(piece), 8) for piece in pieces[:-1]), *pieces[-1:]])
+
+
+def _array(body: bytes, offset: int) -> bytes:
     length = _pad(offset, 4) + _UINT32.pack(len(body))
     return length + _pad(offset + len(length), 8) + body
+
+
+def array(pieces: Sequence[bytes], offset: int = 0) -> bytes:
+    """An array of dictionary entries or structures."""
+    return _array(_joined(pieces), offset)
+
+
+def dictionaries(rows: Iterable[Mapping[str, Variant]], offset: int = 0) -> Iterator[bytes]:
+    """The parts of an `aa{sv}`, one for each row, to be given to `of_arrays` with the same offset. Raises TypeError as `entry` does."""
+    # Behind the length of the whole.
+    place = offset + -offset % 4 + 4
+    for row in rows:
+        part = _array(_row(row), place)
+        place += len(part)
+        yield part
+
+
+def _row(row: Mapping[str, Variant]) -> bytes:
+    return _joined([entry(name, variant.signature, variant.value) for name, variant in row.items()])
+
+
+def of_arrays(parts: Iterable[bytes], offset: int = 0) -> bytes:
+    """An array of arrays, each marshalled for its place."""
+    body = b"".join(parts)
+    return _pad(offset, 4) + _UINT32.pack(len(body)) + body
 
 
 def keyed(key: str, pieces: Sequence[bytes]) -> bytes:
@@ -86,7 +114,7 @@ _ENTRY: Final[Mapping[type, Callable[[str, Any], bytes]]] = {
 
 
 def entry(name: str, signature: str, value: Any) -> bytes:
-    """The piece `{sv}` of a value of one of the signatures b, u, t, x, d, s, as, a{ss}. Texts must be clean."""
+    """The piece `{sv}` of a value of one of the signatures b, u, t, x, d, s, as, a{ss}, a(ssuu), aa{sv}. Texts must be clean."""
     if fixed := _FIXED.get(signature):
         return _head(name, signature, fixed.size) + fixed.pack(value)
     start = _head(name, signature, 1)
@@ -97,8 +125,18 @@ def entry(name: str, signature: str, value: Any) -> bytes:
             return start + _strings(value, len(start))
         case "a{ss}":
             return start + array([texts(key, text) for key, text in value.items()], len(start))
+        case "a(ssuu)":
+            return start + array([_called(*each) for each in value], len(start))
+        case "aa{sv}":
+            return start + of_arrays(dictionaries(value, len(start)), len(start))
         case _:
             raise TypeError(f"values of signature {signature} aren't marshalled here")
+
+
+def _called(function: str, fragment: str, line: int, column: int) -> bytes:
+    """The piece `(ssuu)`."""
+    data = texts(function, fragment)
+    return data + _pad(len(data), 4) + _UINT32.pack(line) + _UINT32.pack(column)
 
 
 def _strings(values: Iterable[str], offset: int) -> bytes:

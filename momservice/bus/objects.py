@@ -148,19 +148,33 @@ class Objects:
 
     def __init__(self) -> None:
         self._exports: dict[str, dict[str, Export]] = {}
+        # Path -> names of the nodes below it: anybody may ask for any path, and there may be thousands of objects.
+        self._children: dict[str, set[str]] = {}
 
     def serve(self, path: str, exports: Sequence[Export]) -> None:
         """Add an object, or put it in the place of the one at this path."""
         self._exports[path] = {export.interface.name: export for export in exports}
+        while path != "/":
+            parent, name = _split(path)
+            self._children.setdefault(parent, set()).add(name)
+            path = parent
 
     def withdraw(self, path: str) -> None:
         """Take an object away."""
         self._exports.pop(path, None)
+        while path != "/" and path not in self._exports and path not in self._children:
+            parent, name = _split(path)
+            siblings = self._children.get(parent, set())
+            siblings.discard(name)
+            if siblings:
+                return
+            self._children.pop(parent, None)
+            path = parent
 
     def find(self, path: str, interface: str, member: str) -> Target:
         """What a call is for; it may leave the interface out (""). Raises CallError (UnknownObject, UnknownInterface, UnknownMethod)."""
         exports = self._exports.get(path)
-        if exports is None and not self._children(path):
+        if exports is None and path not in self._children:
             raise CallError(ERROR + "UnknownObject", f"no object at {path}")
         own = {name: export.signatures for name, export in (exports or {}).items()}
         tables: dict[str, Mapping[str, tuple[str, str]]] = {**own, **STANDARD}
@@ -186,10 +200,6 @@ class Objects:
             case _:
                 return []
 
-    def _children(self, path: str) -> list[str]:
-        prefix = path.rstrip("/") + "/"
-        return sorted({known[len(prefix) :].split("/")[0] for known in self._exports if known.startswith(prefix) and known != prefix})
-
     def _export(self, path: str, interface: str) -> Export:
         try:
             return self._exports[path][interface]
@@ -206,5 +216,11 @@ class Objects:
         node = ElementTree.Element("node")
         node.extend(interface.to_xml() for interface in intr.Node.default().interfaces if interface.name in STANDARD)
         node.extend(export.interface.element for export in self._exports.get(path, {}).values())
-        node.extend(ElementTree.Element("node", name=child) for child in self._children(path))
+        node.extend(ElementTree.Element("node", name=child) for child in sorted(self._children.get(path, ())))
         return DOCTYPE + ElementTree.tostring(node, "unicode")
+
+
+def _split(path: str) -> tuple[str, str]:
+    """The node above, and the name below it."""
+    parent, _, name = path.rpartition("/")
+    return parent or "/", name

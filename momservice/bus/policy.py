@@ -16,7 +16,7 @@ from momservice.bus.marshal import array, entries, entry, keyed
 from momservice.bus.names import MAIN_POLICY
 from momservice.bus.polkit import NO_DETAILS, PolkitGate
 from momservice.bus.reports import decisions, diagnostic, findings
-from momservice.bus.shared import in_slices
+from momservice.bus.shared import dictionaries_in_slices, in_slices
 
 
 class Policy:
@@ -73,15 +73,16 @@ class Policy:
         """`ResetPolicies() -> t`."""
         return [await self._store.reset()]
 
-    async def validate_policy(self, call: Call) -> Sequence[Any]:
+    async def validate_policy(self, call: Call) -> Marshalled:
         """`ValidatePolicy(a{ss}) -> aa{sv}`."""
-        return [[diagnostic(found) for found in await self._store.validate(_texts(call))]]
+        return Marshalled(await dictionaries_in_slices(map(diagnostic, await self._store.validate(_texts(call)))))
 
-    async def evaluate(self, call: Call) -> Sequence[Any]:
+    async def evaluate(self, call: Call) -> Marshalled:
         """`Evaluate(a{ss}, a{sv}, aa{sv}) -> aa{sv}, aa{sv}`, `EvaluateNow(a{ss}) -> aa{sv}, aa{sv}`."""
         given = partial(given_world, *call.args[1:]) if call.member == "Evaluate" else None
         run = await self._store.dry_run(_texts(call), given)
-        return [[] if run.decisions is None else decisions(run.decisions), findings(run)]
+        decided = await dictionaries_in_slices(() if run.decisions is None else decisions(run.decisions))
+        return Marshalled(decided + await dictionaries_in_slices(findings(run), len(decided)))
 
     async def set_parameters(self, call: Call) -> Sequence[Any]:
         """`SetParameters(a{sv}) -> t`, `ReplaceParameters(a{sv}) -> t`."""
@@ -90,8 +91,8 @@ class Policy:
 
     async def get_parameters(self, _call: Call) -> Marshalled:
         """`GetParameters() -> a{sa{sv}}`. A policy may have thousands."""
-        parameters = self._store.parameters()
-        return Marshalled(array(await in_slices(keyed(name, _parameter(parameter)) for name, parameter in parameters.items())))
+        parameters = self._store.each_parameter()
+        return Marshalled(array(await in_slices(keyed(name, _parameter(parameter)) for name, parameter in parameters)))
 
 
 def _texts(call: Call) -> dict[str, str]:

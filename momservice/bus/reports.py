@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain, islice
 from typing import Final
 
 from momservice.bus.connection import Variant, clean
@@ -21,7 +22,7 @@ from momservice.snapshot import Value
 from momservice.snapshot_text import encoded
 from momservice.text import shown
 
-# Controls of one answer; they are made into a message in the event loop.
+# Controls of one answer.
 MAX_CONTROLS: Final = 10_000
 # Findings of one answer.
 MAX_FINDINGS: Final = 1000
@@ -71,20 +72,20 @@ def failure(failed: Failure) -> dict[str, Variant]:
     return told | _calls(failed.calls) | _texts(entity=failed.entity or "")
 
 
-def findings(run: DryRun) -> list[dict[str, Variant]]:
+def findings(run: DryRun) -> Iterator[dict[str, Variant]]:
     """What is to be said of a dry run: the findings at load, then the failures of the run."""
     failures = run.decisions.failures if run.decisions is not None else ()
-    return [*map(diagnostic, run.diagnostics), *map(failure, failures)][:MAX_FINDINGS]
+    return islice(chain(map(diagnostic, run.diagnostics), map(failure, failures)), MAX_FINDINGS)
 
 
 # --- decisions ---------------------------------------------------------------------------------------------------------------------------
 
 
-def decisions(decided: Decisions) -> list[dict[str, Variant]]:
-    """The controls of a run. Raises LimitsExceeded."""
+def decisions(decided: Decisions) -> Iterator[dict[str, Variant]]:
+    """The controls of a run. Raises LimitsExceeded, at once."""
     if len(decided.controls) > MAX_CONTROLS:
         raise LimitsExceeded(f"these policies set {len(decided.controls)} controls: at most {MAX_CONTROLS} can be told at a time")
-    return [_decision(wanted) for wanted in decided.controls]
+    return map(_decision, decided.controls)
 
 
 def _decision(wanted: Wanted) -> dict[str, Variant]:

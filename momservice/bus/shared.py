@@ -4,26 +4,34 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 
 from momservice.bus.backend import Engine
-from momservice.bus.connection import Call, Marshalled, clean
-from momservice.bus.marshal import array, entries, keyed, texts
+from momservice.bus.connection import Call, Marshalled, Variant, clean
+from momservice.bus.marshal import array, dictionaries, entries, keyed, of_arrays, texts
 from momservice.controllers import World
 from momservice.watching import Watcher
 
-# Guests that are marshalled in one turn of the loop: some 2 ms.
-SLICE = 200
+# Guests that are marshalled in one turn of the loop, or bytes of what is longer: 1 to 2 ms.
+SLICE, SLICE_BYTES = 100, 16 << 10
 
 
 async def in_slices(pieces: Iterable[bytes]) -> list[bytes]:
     """The pieces, made a few at a time."""
     made: list[bytes] = []
+    count = size = 0
     for piece in pieces:
         made.append(piece)
-        if len(made) % SLICE == 0:
+        count, size = count + 1, size + len(piece)
+        if count >= SLICE or size >= SLICE_BYTES:
+            count = size = 0
             await asyncio.sleep(0)
     return made
+
+
+async def dictionaries_in_slices(rows: Iterable[Mapping[str, Variant]], offset: int = 0) -> bytes:
+    """An `aa{sv}` of rows that are made on the way; it will stand at this offset."""
+    return of_arrays(await in_slices(dictionaries(rows, offset)), offset)
 
 
 class SharedAnswer:

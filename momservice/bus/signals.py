@@ -10,6 +10,7 @@ import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from momservice.bus.changes import Emits
@@ -19,7 +20,9 @@ from momservice.bus.variants import to_variants
 from momservice.controllers import SENT, Outcome, World
 from momservice.controllers.balloon import TARGET
 from momservice.hypervisor import GuestRecord
+from momservice.policy import Place
 from momservice.pressure import Pressure
+from momservice.slices import Steps, each
 from momservice.snapshot import HOST, Value
 from momservice.text import shown
 from momservice.watching import PolicyRun, Watcher
@@ -87,13 +90,15 @@ class Signals(Watcher):
         elif before and not self._failures:
             self._send(MANAGER, "EvaluationRecovered")
 
-    def applied(self, run: PolicyRun, outcomes: Sequence[Outcome]) -> None:
+    def applied(self, run: PolicyRun, outcomes: Sequence[Outcome]) -> Steps[None]:
         """See Watcher."""
-        places = {control.entity: str(control.place) for control in run.decisions.controls if control.name == TARGET.name}
-        for outcome in outcomes:
-            if outcome.control == TARGET.name and outcome.status in SENT and outcome.applied is not None:
-                self._target(outcome, outcome.applied, places.get(outcome.entity, ""))
-            self._judge(outcome)
+        places = {control.entity: control.place for control in run.decisions.controls if control.name == TARGET.name}
+        yield from each(partial(self._applied, places), outcomes)
+
+    def _applied(self, places: Mapping[str, Place], outcome: Outcome) -> None:
+        if outcome.control == TARGET.name and outcome.status in SENT and outcome.applied is not None:
+            self._target(outcome, outcome.applied, str(places.get(outcome.entity, "")))
+        self._judge(outcome)
 
     def acted(self, run: PolicyRun) -> None:
         """See Watcher."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar, Protocol
 
 from momservice.controllers import Outcome, Status, World
@@ -16,6 +17,7 @@ from momservice.fields import Control
 from momservice.hypervisor import GuestRecord
 from momservice.hypervisor.facts import MAX_KIB
 from momservice.hypervisor.guests_state import NO_BALLOON, held_reason, stale_reason
+from momservice.slices import each, in_turns
 
 TARGET = Control(
     "balloon_target",
@@ -81,19 +83,18 @@ class Balloon:
 
     async def apply(self, wanted: Sequence[Wanted], world: World) -> list[Outcome]:
         """Send what is safe. Raises HelperUnavailable if nothing of it could be sent."""
-        self._watch.observe(world.guests, world.monotonic_s)
-        outcomes: list[Outcome] = []
-        plans: list[_Plan] = []
-        for control in wanted:
-            if control.name != TARGET.name:
-                continue
-            try:
-                plan = self._plan(control, world)
-            except _NotSent as error:
-                outcomes.append(Outcome(control.entity, TARGET.name, control.value, None, error.status, error.reason))
-            else:
-                plans += [plan] if plan else []
-        return outcomes + await self._send(plans, world)
+        await in_turns(self._watch.observe(world.guests, world.monotonic_s))
+        mine = (control for control in wanted if control.name == TARGET.name)
+        planned = await in_turns(each(partial(self._planned, world=world), mine))
+        outcomes = [plan for plan in planned if isinstance(plan, Outcome)]
+        return outcomes + await self._send([plan for plan in planned if isinstance(plan, _Plan)], world)
+
+    def _planned(self, wanted: Wanted, world: World) -> _Plan | Outcome | None:
+        """What to send, or what became of it already; None for nil."""
+        try:
+            return self._plan(wanted, world)
+        except _NotSent as error:
+            return Outcome(wanted.entity, TARGET.name, wanted.value, None, error.status, error.reason)
 
     def _plan(self, wanted: Wanted, world: World) -> _Plan | None:
         """What to send; None for nil. Raises _NotSent."""
@@ -137,7 +138,7 @@ class Balloon:
             return []
         results = await self._helper.set_memory({plan.wanted.entity: plan.kib * 1024 for plan in plans})
         silence = ("failed", "momhelper-guests says nothing of it")
-        return [self._outcome(plan, results.get(plan.wanted.entity, silence), world) for plan in plans]
+        return await in_turns(each(lambda plan: self._outcome(plan, results.get(plan.wanted.entity, silence), world), plans))
 
     def _outcome(self, plan: _Plan, result: Result, world: World) -> Outcome:
         told, message = result

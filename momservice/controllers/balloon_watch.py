@@ -6,10 +6,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 from momservice.hypervisor import GuestRecord
 from momservice.hypervisor.guests_state import held_reason
+from momservice.slices import Steps, each
 
 log = logging.getLogger(__name__)
 
@@ -90,14 +92,13 @@ class BalloonWatch:
             target.from_kib, target.since_s = before.from_kib, before.since_s
         self._targets[uuid] = target
 
-    def observe(self, guests: Mapping[str, GuestRecord], now_s: float) -> None:
+    def observe(self, guests: Mapping[str, GuestRecord], now_s: float) -> Steps[None]:
         """Look at the balloons of all guests there are."""
         # One that ended while its target was under way was forgotten before `sent`.
         self._targets = {uuid: target for uuid, target in self._targets.items() if uuid in guests}
-        for record in guests.values():
-            self._look(record, now_s)
+        yield from each(partial(self._look, now_s), guests.values())
 
-    def _look(self, record: GuestRecord, now_s: float) -> None:
+    def _look(self, now_s: float, record: GuestRecord) -> None:
         """Held guests don't move and aren't blamed for it."""
         target, current_kib = self._targets.get(record.uuid), record.balloon.get("current")
         if target is None:

@@ -29,6 +29,7 @@ from momservice.hypervisor.libvirt_common import DEFAULT_URI, one_line, silence_
 from momservice.hypervisor.processes import RUN_DIR, find_qemu
 from momservice.hypervisor.records import make_record
 from momservice.hypervisor.workers import DeadlineMissed, NoThreadLeft, Workers
+from momservice.slices import each, in_turns
 
 log = logging.getLogger(__name__)
 
@@ -116,7 +117,8 @@ class Hypervisor:
             raise
         self._reason, self._back_off_s = "", FIRST_BACK_OFF_S
         jobs = await self._ask_jobs(told)
-        return tuple(sorted(self._records(told, jobs), key=lambda record: (record.name, record.uuid)))
+        records = await in_turns(each(partial(self._record, jobs), told))
+        return tuple(sorted(filter(None, records), key=lambda record: (record.name, record.uuid)))
 
     async def _ask_twice(self) -> Sequence[_Told]:
         """The bulk answer; after a failure once more on a fresh connection, since the old one may just have died."""
@@ -157,14 +159,13 @@ class Hypervisor:
             log.debug("jobs of guests: %s", error)
         return dict(jobs)
 
-    def _records(self, told: Sequence[_Told], jobs: Mapping[Key, int | None]) -> list[GuestRecord]:
-        records = []
-        for guest in told:
-            job = jobs.get(guest.key, JOB_UNKNOWN)
-            if job is not None:
-                known = self._known[guest.key]
-                records.append(make_record(guest.uuid, guest.name, guest.stats, known.facts or UNREADABLE, job, known.pid))
-        return records
+    def _record(self, jobs: Mapping[Key, int | None], guest: _Told) -> GuestRecord | None:
+        """None for a guest that is gone."""
+        job = jobs.get(guest.key, JOB_UNKNOWN)
+        if job is None:
+            return None
+        known = self._known[guest.key]
+        return make_record(guest.uuid, guest.name, guest.stats, known.facts or UNREADABLE, job, known.pid)
 
 
 def _open(uri: str, dead: list[Any]) -> tuple[Any, int]:

@@ -3,7 +3,7 @@
 
 from momservice.decisions import Call, Decisions, Diagnostic, Failure, Opaque, Place, Read, Wanted
 from momservice.excerpts import excerpt
-from momservice.policy.program import Loaded, Program, evaluate, load, trial_errors, trial_warnings
+from momservice.policy.program import Loaded, Program, decide, evaluate, load, trial_errors, trial_warnings
 
 __all__ = [
     "Call",
@@ -16,6 +16,7 @@ __all__ = [
     "Program",
     "Read",
     "Wanted",
+    "decide",
     "evaluate",
     "excerpt",
     "load",

@@ -60,9 +60,7 @@ def _member_of_record(machine: State, record: Record, name: str) -> Datum:
         wanted = machine.wanted(record.owner, name, record.item)
         if wanted is not None:
             return _taken(machine, wanted)
-    value = record.member(name)
-    _pay(machine, value)
-    return value
+    return _paid_text(machine, record.member(name, machine.charge))
 
 
 def receiver(value: Datum, method: str) -> Thing | Record:
@@ -78,8 +76,13 @@ def _taken(machine: State, value: Value, owner: str = "") -> Datum:
     """A value that is kept outside the run, paid for by its size: taking it in walks it."""
     if type(value) in FREE or (type(value) is int and -WIDE < value < WIDE):
         return value  # type: ignore[return-value]  # FREE types are of the language
-    taken = inward(value, owner)
-    _pay(machine, taken)
+    return _paid_text(machine, inward(value, owner, pay=machine.charge))
+
+
+def _paid_text(machine: State, taken: Datum) -> Datum:
+    """A value that has been taken in, now paid for if it is a text: all else has been on the way."""
+    if type(taken) is str:
+        machine.charge(cost(taken))
     return taken
 
 

@@ -146,6 +146,14 @@ def evaluate(program: Program, snapshot: Snapshot, *, trace: bool = False) -> De
         return _decide(program, snapshot, trace=trace)
 
 
+def decide(program: Program, snapshot: Snapshot) -> Decisions:
+    """As `evaluate`, with all controls made at once and not when they are asked for: for threads, lest the event loop make thousands."""
+    with _without_collector():
+        decisions = _decide(program, snapshot, trace=False)
+        len(decisions.controls)
+    return decisions
+
+
 def _decide(program: Program, snapshot: Snapshot, *, trace: bool) -> Decisions:
     bound = _bound_parameters(program, snapshot)
     decisions, abandoned = _compiled(program, snapshot, bound)

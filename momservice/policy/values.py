@@ -7,7 +7,7 @@ exactly (no subclasses).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
@@ -52,6 +52,14 @@ class Thing:
     index: int = HOST_INDEX
 
 
+# Takes the steps that something costs. Raises PolicyError("limit"), or whatever else a run ends by, when there aren't so many.
+Pay: TypeAlias = Callable[[int], None]
+
+
+def _free(_steps: int) -> None:
+    """Where nothing is paid: what is taken in is ours, or has been paid for."""
+
+
 class Record:
     """An object in a field: a disk in a guest's `io_tune`, or one of its sets of limits. It equals what was read from there before.
 
@@ -83,9 +91,9 @@ class Record:
     def __hash__(self) -> int:
         return id(self.source)
 
-    def member(self, name: str) -> Datum:
-        """The value of a member, nil if it has none. Raises PolicyError("value")."""
-        return inward(self.source.get(name), self.owner, self.depth + 1, (self.item, name if self.role == "item" else self.role))
+    def member(self, name: str, pay: Pay = _free) -> Datum:
+        """The value of a member, nil if it has none. `pay`, and raises: as `inward`."""
+        return inward(self.source.get(name), self.owner, self.depth + 1, (self.item, name if self.role == "item" else self.role), pay)
 
 
 class List:
@@ -173,26 +181,31 @@ def text(value: str) -> str:
     return value
 
 
-def inward(value: Value, owner: str = "", depth: int = 0, part: tuple[str, str] | None = None) -> Datum:
+def inward(value: Value, owner: str = "", depth: int = 0, part: tuple[str, str] | None = None, pay: Pay = _free) -> Datum:
     """A value of the snapshot as one of the language. Raises PolicyError("value") for what is too large or none of the types.
 
-    `owner`: the key of the entity it is read from. `part`: within an object, the item's name and the member's.
+    `owner`: the key of the entity it is read from. `part`: within an object, the item's name and the member's. `pay` is told the weight of
+    lists and objects, piece by piece, each before it is walked: snapshots may hold lists of any length.
     """
     kind = type(value)
     if value is None or kind is float or kind is bool:
         return value  # type: ignore[return-value]  # mypy does not narrow by `kind`
     if kind is dict and depth < LIST_DEPTH:
-        return _record(value, owner, depth, part)  # type: ignore[arg-type]  # mypy does not narrow by `kind`
+        pay(len(value))  # type: ignore[arg-type]  # as above
+        return _record(value, owner, depth, part)  # type: ignore[arg-type]  # as above
     if isinstance(value, str):
         return text(str(value))
     if isinstance(value, int):
         return integer(int(value))
     if isinstance(value, list | tuple) and depth < LIST_DEPTH:
         depth += 1
+        pay(len(value))
         # Disks, mostly: without another look at what they are.
         records = depth < LIST_DEPTH
-        return List([_record(i, owner, depth, part) if records and type(i) is dict else inward(i, owner, depth, part) for i in value])
+        pay(sum([len(i) for i in value if records and type(i) is dict]))
+        return List([_record(i, owner, depth, part) if records and type(i) is dict else inward(i, owner, depth, part, pay) for i in value])
     if isinstance(value, Mapping) and depth < LIST_DEPTH:
+        pay(len(value))
         return _record(value, owner, depth, part)
     raise PolicyError("value", "the snapshot holds a value that the language has no type for")
 

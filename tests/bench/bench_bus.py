@@ -186,10 +186,10 @@ class Caller:
         self._stream.close()
         self._socket.close()
 
-    def call(self, member: str, interface: str = MANAGER, signature: str = "", *args: Any, name: str = NAME) -> int:
+    def call(self, member: str, interface: str = MANAGER, signature: str = "", *args: Any, name: str = NAME, path: str = PATH) -> int:
         """Call a method; how long its answer is, in bytes."""
         self._serial += 1
-        message = Message(name, PATH, interface, member, serial=self._serial, signature=signature, body=list(args))
+        message = Message(name, path, interface, member, serial=self._serial, signature=signature, body=list(args))
         self._socket.sendall(message._marshall())
         while (read := self.read())[0] == SIGNAL:
             pass

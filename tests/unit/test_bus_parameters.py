@@ -18,7 +18,7 @@ class Store:
     """As much of a store as it takes."""
 
     def __init__(self, parameters: Mapping[str, Parameter]) -> None:
-        self.parameters = lambda: parameters
+        self.each_parameter = lambda: iter(parameters.items())
 
 
 def answer(parameters: Mapping[str, Parameter]) -> tuple[bytes, int]:

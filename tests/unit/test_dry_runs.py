@@ -16,9 +16,10 @@ from momservice.bus.connection import CallError, Variant
 from momservice.bus.given import MAX_GUESTS, MAX_HISTORY, MAX_VALUES, given_world
 from momservice.bus.reports import MAX_CONTROLS, decisions, findings
 from momservice.bus.variants import plain, to_data
-from momservice.dry_runs import DryRun
+from momservice.dry_runs import DryRun, dry_run
 from momservice.errors import Busy, InvalidArgs, LimitsExceeded, UnknownParameter
 from momservice.policy import Call, Decisions, Diagnostic, Failure, Place, Wanted
+from momservice.policy.compiled.run import Run
 from momservice.snapshot import HOST, Entity, Snapshot, Value
 from momservice.store import PolicyStore
 
@@ -268,7 +269,7 @@ def test_failures_follow_the_findings_with_what_was_dropped() -> None:
         Failure("type", "no", Place("p", 2, 1), 0, "a", (Call("f", Place("p", 3, 1)),)),
         Failure("name", "unknown", Place("p", 4, 1), 1),
     ]
-    found = findings(DryRun(decided(failures=failures), [warning]))
+    found = list(findings(DryRun(decided(failures=failures), [warning])))
     assert to_diagnostic(found[0]) == warning
     assert [(plain(row)["severity"], plain(row)["code"], plain(row).get("entity")) for row in found] == [
         ("warning", "no-effect", None),
@@ -281,3 +282,19 @@ def test_failures_follow_the_findings_with_what_was_dropped() -> None:
 def test_more_controls_than_can_be_told_are_refused() -> None:
     with pytest.raises(LimitsExceeded, match=f"{MAX_CONTROLS + 1} controls"):
         decisions(decided(*[Wanted("a", "t", 1, Place("p", 1, 1))] * (MAX_CONTROLS + 1)))
+
+
+def test_controls_are_made_where_the_policies_are_evaluated(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Run] = []
+    make = Run._wanted
+
+    def wanted(run: Run) -> Sequence[Wanted]:
+        made.append(run)
+        return make(run)
+
+    monkeypatch.setattr(Run, "_wanted", wanted)
+    world = Snapshot(Entity(HOST, [{"mem_free": 1}]), [Entity(A, [{"mem": 7}])])
+    run = dry_run({"p": "(with Guests g (g.Control 'target' 1))"}, world, SCHEMA)
+    assert len(made) == 1
+    assert run.decisions is not None
+    assert len(run.decisions.controls) == len(made)

@@ -192,9 +192,9 @@ def test_a_disk_that_hangs_holds_up_neither_rounds_nor_a_later_write(tmp_path: P
     async def scenario() -> None:
         disk: Callable[..., Any] = partial(Workers(2, "state").run, deadline_s=None)
         kept = Keeper(tmp_path, disk, PolicyStore(SCHEMA, at_once), bench.engine)
-        running = asyncio.ensure_future(kept.run())
         for work in (bench.engine._host_round, bench.engine._guest_round, bench.engine._policy_round):
             await work()
+        running = asyncio.ensure_future(kept.run())
         last = asyncio.ensure_future(kept.keep())
         while not (tmp_path / "variables.new").exists():
             await asyncio.sleep(0.01)

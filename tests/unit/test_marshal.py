@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from momservice.bus.connection import Variant
 from momservice.bus.decoder import at_once, decoding
-from momservice.bus.marshal import array, entries, entry, keyed, texts
+from momservice.bus.marshal import array, dictionaries, entries, entry, keyed, of_arrays, texts
 from momservice.bus.variants import to_variants
 
 TEXTS = st.text(st.characters(blacklist_categories=["Cs"], blacklist_characters="\0"), max_size=12)
@@ -47,6 +47,26 @@ def test_statistics_read_as_they_are(host: dict[str, Any], guests: dict[str, dic
 def test_properties_read_as_they_are(values: dict[str, tuple[str, Any]]) -> None:
     body = array([entry(name, signature, value) for name, (signature, value) in values.items()])
     assert read("a{sv}", body) == [{name: Variant(signature, value) for name, (signature, value) in values.items()}]
+
+
+ROWS = st.lists(st.dictionaries(TEXTS, TYPED, max_size=4), max_size=4)
+CALLS = st.lists(st.tuples(TEXTS, TEXTS, st.integers(0, 2**32 - 1), st.integers(0, 2**32 - 1)).map(list), max_size=3)
+
+
+def variants(row: Mapping[str, tuple[str, Any]]) -> dict[str, Variant]:
+    return {name: Variant(signature, value) for name, (signature, value) in row.items()}
+
+
+@given(ROWS, ROWS, CALLS, TEXTS)
+def test_rows_of_dictionaries_read_as_they_are(first: list[Any], inner: list[Any], calls: list[Any], name: str) -> None:
+    rows = [variants(row) for row in first] + [
+        {name: Variant("aa{sv}", [variants(row) for row in inner])},
+        {name: Variant("a(ssuu)", calls)},
+    ]
+    body = of_arrays(dictionaries(rows))
+    # Behind another argument, wherever that ends.
+    body += of_arrays(dictionaries(rows, len(body)), len(body))
+    assert read("aa{sv}aa{sv}", body) == [rows, rows]
 
 
 @given(st.lists(st.lists(TEXTS, min_size=2, max_size=2), max_size=5))

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import tracemalloc
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Final
 
 import pytest
@@ -14,7 +14,7 @@ from momservice.policy import Decisions, evaluate, load, machine
 from momservice.policy.compiled import run as compiled_run
 from momservice.policy.members import KEPT, KEPT_SIZE, NAME
 from momservice.policy.state import CALL_DEPTH, DEBUG_LINES, FORM_STEPS, ROUND_STEPS, RUN_COUNTED, RUN_STEPS, RUN_WORK
-from momservice.policy.values import LIST_DEPTH, LIST_VALUES, STRING_BYTES
+from momservice.policy.values import LIST_DEPTH, LIST_VALUES, STRING_BYTES, PolicyError, inward
 from momservice.snapshot import HOST, Entity, Snapshot, Value
 
 FIELDS: Final = frozenset({"mem", "list"})
@@ -209,13 +209,34 @@ def test_strings_have_64_kib_in_utf_8(unit: str, units: int, trace: bool) -> Non
     assert told(decisions) == [("value", 2, None)]
 
 
-def test_lists_hold_so_many_values_and_no_more(trace: bool) -> None:
-    # A list weighs what the lists in it hold, too.
-    text, inner = "(Host.Prop 'big')", [0] * (LIST_VALUES // 500 - 1)
-    within, beyond = (run(text, trace, big=[inner] * (500 + more)) for more in (0, 1))
-    # At the limit it is only too dear for its form.
-    assert [failure.code for failure in within.failures[:1]] == ["limit"]
-    assert [failure.code for failure in beyond.failures[:1]] == ["value"]
+def test_lists_hold_so_many_values_and_no_more() -> None:
+    # A list weighs what the lists in it hold, too. What forms take in they pay for, and have steps for much less.
+    inner = [0] * (LIST_VALUES // 500 - 1)
+    assert inward([inner] * 500)
+    with pytest.raises(PolicyError, match="a list of more than 1000000 values"):
+        inward([inner] * 501)
+
+
+class Walked(list[Value]):
+    """A list that counts its walks."""
+
+    walks = 0
+
+    def __iter__(self) -> Iterator[Value]:
+        self.walks += 1
+        return super().__iter__()
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_list_that_a_round_has_no_steps_for_is_not_walked(nested: bool, trace: bool) -> None:
+    inner = Walked([1] * (ROUND_STEPS + 1))
+    within = Walked([1] * (ROUND_STEPS // 2))
+    guests = [Entity(f"g{n}", [{"list": [1, value] if nested else value}]) for n, value in enumerate((inner, within, inner))]
+    loaded = load({"a": "(with Guests g g.list)"}, SCHEMA)
+    assert loaded.program is not None
+    decisions = evaluate(loaded.program, Snapshot(guests=guests), trace=trace)
+    assert told(decisions) == [("limit", 0, "g0"), ("limit", 0, "g2")]
+    assert inner.walks == 0 < within.walks
 
 
 def test_lists_lie_in_each_other_so_deep_and_no_deeper(trace: bool) -> None:

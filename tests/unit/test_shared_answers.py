@@ -4,10 +4,17 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
+from types import SimpleNamespace
 from typing import Any
 
-from momservice.bus.connection import Marshalled
-from momservice.bus.shared import SLICE, SharedAnswer, in_slices
+from momservice.bus.connection import Call, Marshalled
+from momservice.bus.manager import Manager
+from momservice.bus.policy import Policy
+from momservice.bus.shared import SLICE, SLICE_BYTES, SharedAnswer, in_slices
+from momservice.dry_runs import DryRun
+from momservice.explained import Explanation
+from momservice.policy import Decisions, Diagnostic, Failure, Place, Wanted
 
 CALL: Any = None
 
@@ -55,8 +62,10 @@ def test_a_caller_that_goes_takes_nothing_from_the_others() -> None:
     asyncio.run(scenario())
 
 
-def test_a_large_answer_lets_others_have_their_turn() -> None:
-    async def scenario() -> None:
+def turns_during(work: Callable[[], Awaitable[object]]) -> int:
+    """How many turns others had meanwhile."""
+
+    async def scenario() -> int:
         turns = 0
 
         async def other() -> None:
@@ -66,8 +75,50 @@ def test_a_large_answer_lets_others_have_their_turn() -> None:
                 await asyncio.sleep(0)
 
         task = asyncio.ensure_future(other())
-        assert await in_slices(b"x" for _ in range(SLICE * 5)) == [b"x"] * SLICE * 5
-        assert turns >= 5
+        await work()
         task.cancel()
+        return turns
 
-    asyncio.run(scenario())
+    return asyncio.run(scenario())
+
+
+def test_a_large_answer_lets_others_have_their_turn() -> None:
+    async def work() -> None:
+        assert await in_slices(b"x" for _ in range(SLICE * 5)) == [b"x"] * SLICE * 5
+
+    assert turns_during(work) >= 5
+
+
+def test_long_pieces_let_others_have_their_turn() -> None:
+    assert turns_during(lambda: in_slices(bytes(SLICE_BYTES) for _ in range(5))) >= 5
+
+
+def asked(member: str, *args: object) -> Call:
+    return Call("", "", "", member, args, False)
+
+
+def telling(answer: object) -> Any:
+    """A store or an explainer that has an answer."""
+
+    async def tell(*_: object) -> object:
+        return answer
+
+    return SimpleNamespace(dry_run=tell, validate=tell, explain=tell)
+
+
+def test_controls_and_failures_of_a_dry_run_are_told_in_turns() -> None:
+    place = Place("p", 1, 1)
+    wanted = [Wanted("g", "target", number, place) for number in range(SLICE * 3)]
+    failures = [Failure("type", "no", place, number) for number in range(SLICE * 3)]
+    policy = Policy(telling(DryRun(Decisions([], wanted, {}, failures, [], 1))), CALL, CALL)
+    assert turns_during(lambda: policy.evaluate(asked("EvaluateNow", {}))) >= 6
+
+
+def test_findings_are_told_in_turns() -> None:
+    policy = Policy(telling([Diagnostic("error", "name", Place("p", 1, 1), "no", "")] * SLICE * 3), CALL, CALL)
+    assert turns_during(lambda: policy.validate_policy(asked("ValidatePolicy", {}))) >= 3
+
+
+def test_explanations_are_told_in_turns() -> None:
+    manager = Manager(CALL, CALL, CALL, telling([Explanation(1, 2, 3, "nothing")] * SLICE * 3))
+    assert turns_during(lambda: manager.explain(asked("Explain", "host", 1))) >= 3

@@ -194,6 +194,16 @@ def test_parameters_are_bound_instead_of_their_defaults_and_add_up() -> None:
     assert list(evaluate(made.program, replace(WORLD, parameters=made.values)).results)[-1] == 12.0
 
 
+def test_parameters_that_are_told_one_by_one_are_those_of_one_moment() -> None:
+    made = store()
+    asyncio.run(made.set_policies({"a": "(defvar i 1) (defvar f 0.5)"}))
+    told = made.each_parameter()
+    first = next(told)
+    asyncio.run(made.set_policies({"a": "(defvar i 2)"}))
+    assert {name: parameter.value for name, parameter in (first, *told)} == {"i": 1, "f": 0.5}
+    assert made.parameters()["i"].value == 2
+
+
 def test_replacing_parameters_puts_the_others_back_to_their_defaults() -> None:
     made = store()
     asyncio.run(made.set_policies({"a": "(defvar i 1) (defvar f 0.5)"}))

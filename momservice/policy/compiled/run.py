@@ -295,11 +295,14 @@ class Run(State):
         if not isinstance(value, Raw):
             return value  # type: ignore[return-value]  # columns hold nothing else that isn't of the language
         opened = self._opened.get(id(value))
-        if opened is None:
-            # With what holds it, so that nothing else can get its identity while the run lasts.
-            opened = self._opened[id(value)] = value, inward(value.value, HOST if index == HOST_INDEX else self.table.keys[index])
-        taken = opened[1]
-        self.charge(taken.weight if type(taken) is List else cost(taken))
+        if opened is not None:
+            self.charge(cost(opened[1]))
+            return opened[1]
+        taken = inward(value.value, HOST if index == HOST_INDEX else self.table.keys[index], pay=self.charge)
+        if type(taken) is str:
+            self.charge(cost(taken))
+        # With what holds it, so that nothing else can get its identity while the run lasts.
+        self._opened[id(value)] = value, taken
         return taken
 
     # --- controls and variables ------------------------------------------------------------------------------------------------------
