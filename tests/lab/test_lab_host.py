@@ -131,27 +131,48 @@ def knobs_when_free() -> dict[str, str]:
         return knobs.read()
 
 
+def control_groups() -> list[str]:
+    """The top ones of the kind that systemd uses, whether or not the machine shows them."""
+    look = "mount -t cgroup2 cgroup2 /sys/fs/cgroup && ls /sys/fs/cgroup"
+    return subprocess.run(["unshare", "--mount", "sh", "-ec", look], capture_output=True, text=True, check=True).stdout.split()
+
+
+def settings() -> list[str]:
+    """Settings of the kernel that a systemd changes where it boots a machine."""
+    return [Path("/proc/sys", name).read_text() for name in ("fs/nr_open", "fs/file-max", "kernel/core_pattern")]
+
+
 # Ctrl-C reaches all processes of the terminal, everything else dev alone.
 ENDS = {"kill": (os.kill, signal.SIGKILL), "term": (os.kill, signal.SIGTERM), "ctrl-c": (os.killpg, signal.SIGINT)}
 
 
 @pytest.mark.parametrize("end", ENDS.values(), ids=ENDS)
-def test_however_dev_ends_knobs_processes_and_mounts_are_as_before(end: tuple[Callable[[int, int], None], int]) -> None:
-    before, mounts = knobs_when_free(), Path("/proc/mounts").read_text()
+@pytest.mark.parametrize(
+    ("options", "least"),
+    [
+        (["--guests", "1"], ["supervisor", "dbus-daemon", "polkitd", "libvirtd", "qemu", "sleep"]),
+        (["--booted"], ["systemd", "journald", "logind", "dbus-broker-launch", "dbus-broker", "sleep"]),
+    ],
+    ids=["plain", "booted"],
+)
+def test_however_dev_ends_all_is_as_before(options: list[str], least: list[str], end: tuple[Callable[[int, int], None], int]) -> None:
+    before, mounts, kernel = knobs_when_free(), Path("/proc/mounts").read_text(), settings()
     value = str(int(before["pages_to_scan"]) + 1)
     script = f"echo {value} > {KNOB}; echo $MOM_LAB; readlink /proc/self/ns/pid; exec sleep 1000"
-    arguments = [str(ROOT / "dev"), "lab", "--guests", "1", "--no-service", "--", "sh", "-c", script]
+    arguments = [str(ROOT / "dev"), "lab", *options, "--no-service", "--", "sh", "-c", script]
     with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
         assert process.stdout
         state, namespace = Path(process.stdout.readline().strip()), process.stdout.readline().strip()
         changed, inside, existed = knobs.read()["pages_to_scan"], members(namespace), state.is_dir()
+        grouped = state.name in control_groups()
         end[0](process.pid, end[1])
     assert knobs_when_free() == before
     # Not before: a failure above would leave the lab behind.
-    assert (changed, existed) == (value, True)
-    assert len(inside) > len(["supervisor", "dbus-daemon", "polkitd", "libvirtd", "qemu", "sleep"]) - 1
+    assert (changed, existed, grouped) == (value, True, "--booted" in options)
+    assert len(inside) >= len(least)
     until(lambda: not members(namespace) and not state.exists())
-    assert Path("/proc/mounts").read_text() == mounts
+    assert state.name not in control_groups()
+    assert (Path("/proc/mounts").read_text(), settings()) == (mounts, kernel)
 
 
 def test_a_lab_that_is_stuck_ends_all_the_same() -> None:

@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A throw-away host that was booted: systemd is its first process, dbus-broker its bus, and units start everything else."""
+
+import os
+import shutil
+import signal
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from lab import daemons
+from lab.anyhost import SERVICE_NAME, AnyHost
+from lab.buses import comm, descendants, ensure_broker
+from lab.common import ROOT, LabError, tail
+from lab.daemons import Recipe
+from lab.mounts import Wishes
+
+BOOT_S = 60.0
+KSM = "/sys/kernel/mm/ksm"
+# Names as all hosts have them, and units where those are named differently.
+UNITS = {"dbus": "dbus-broker.service"}
+PROJECT = ("momservice", "momhelper", "momhelper-guests", "mom-rpc-bridge")
+# Joins the control group that was made for it, then boots. Arguments: the group, those of systemd-nspawn.
+BOOT = 'echo $$ >"/sys/fs/cgroup/$1/cgroup.procs"; shift; exec systemd-nspawn "$@"'
+OPTIONS = ["--machine=mom-lab", "--quiet", "--boot", "--register=no", "--keep-unit", "--link-journal=no", "--console=pipe"]
+# As after the restart that an administrator has done, or the README's commands.
+RELOAD = [["systemctl", "daemon-reload"], ["systemctl", "reload", "dbus"]]
+
+
+class BootedHost(AnyHost):
+    """With systemd and dbus-broker, without libvirt."""
+
+    def _wishes(self) -> Wishes:
+        plain = super()._wishes()
+        return Wishes(plain.work, plain.capabilities, plain.knobs, self.state.name)
+
+    def _furnish(self) -> None:
+        self._prepare(self._ns.path(self.state / "work/root"))
+        self.boot()
+        self.install_project()
+        root = self.path("/")
+        daemons.configure_library(root)
+        daemons.configure_service(root, self._drop_in, self._policy)
+        for command in RELOAD:
+            self.check(command)
+
+    def _prepare(self, root: Path) -> None:
+        """Make the machine's files those of a host with dbus-broker that starts nothing but what belongs to systemd."""
+        daemons.configure_bus(root)
+        (root / "etc/fstab").write_text("", encoding="ascii")
+        units = root / "etc/systemd/system"
+        shutil.rmtree(units, ignore_errors=True)
+        daemons.make_folder(units)
+        package = ensure_broker()
+        for folder in ("usr", "lib"):
+            shutil.copytree(package / folder, root / folder, dirs_exist_ok=True)
+        # What enabling it does.
+        (units / "dbus.service").symlink_to("/lib/systemd/system/dbus-broker.service")
+        for name in PROJECT if daemons.bus_library() else ():
+            daemons.make_folder(units / f"{name}.service.d")
+            setting = "".join(f"Environment={key}={value}\n" for key, value in daemons.bus_library().items())
+            (units / f"{name}.service.d/50-lab.conf").write_text(f"[Service]\n{setting}", encoding="utf-8")
+
+    def _open_settings(self) -> None:
+        """Let units write /sys if they aren't kept from it by what their files say. Not earlier: systemd would set the machine up."""
+        self.check(["mount", "-o", "remount,rw", "/sys"])
+        if not self._ksm and Path(KSM).is_dir():
+            self.check(["mount", "--bind", KSM, KSM])
+            self.check(["mount", "-o", "remount,bind,ro", KSM])
+
+    def power_off(self) -> None:
+        """Shut it down as its administrator would: every unit is stopped."""
+        self.run(["systemctl", "poweroff"])
+        self.wait_for(lambda: self._ns.ask("tell")["daemons"]["boot"]["pid"] is None, "the host to power off", BOOT_S)
+
+    def boot(self) -> None:
+        """Boot it, again after power_off: with what is on its disks."""
+        root = f"--directory={self.state / 'work/root'}"
+        # The checkout and the state are where they are outside, on whatever file systems.
+        shared = [f"--bind-ro={ROOT}", f"--bind={self.state}:{self.state}:norbind"]
+        argv = ["sh", "-c", BOOT, "sh", self.state.name, root, *OPTIONS, *shared, "--resolv-conf=off", "--timezone=off"]
+        log = str(self.logs / "boot.log")
+        self._ns.ask("start", name="boot", argv=argv, env=self._ns.environment(), log=log, restart=None)
+        self.wait_for(self._systemd, "systemd to be started", BOOT_S)
+        self._ns.enter(self._systemd() or 0)
+        self.wait_for(self.path("/run/dbus/system_bus_socket").is_socket, "the bus of a booted host", BOOT_S)
+        self._open_settings()
+        state = self.run(["systemctl", "is-system-running", "--wait"], timeout=BOOT_S).stdout.strip()
+        if state != "running":
+            failed = self.run(["systemctl", "--failed", "--plain", "--no-legend"]).stdout
+            raise LabError(f"lab: the booted host is {state or 'gone'}: {tail(failed or self._console())}")
+
+    def _systemd(self) -> int | None:
+        """The process ID outside of the booted host's first process. Raises LabError when there will be none."""
+        if self._ns.ask("tell")["daemons"]["boot"]["pid"] is None:
+            raise LabError(f"lab: systemd-nspawn: {tail(self._console())}")
+        with suppress(OSError):
+            return next((pid for pid in descendants(self._ns.pid) if comm(pid) == "systemd"), None)
+        return None
+
+    def _console(self) -> str:
+        file = self.logs / "boot.log"
+        return file.read_text(encoding="utf-8", errors="replace") if file.exists() else ""
+
+    # Daemons
+
+    def start(self, recipe: Recipe) -> None:
+        """Start the unit of this name: how is for its file to say, not for the recipe."""
+        self.check(["systemctl", "start", unit(recipe.name)])
+
+    def daemon(self, name: str) -> dict[str, Any]:
+        """The unit's main process: pid inside, starts since somebody asked for it, wait status of its last end."""
+        shown = self.show(name, "MainPID", "NRestarts", "ExecMainStartTimestampMonotonic", "ExecMainCode", "ExecMainStatus")
+        pid, restarts, started, code, status = map(int, shown)
+        ended = {os.CLD_EXITED: status << 8, os.CLD_KILLED: status, os.CLD_DUMPED: status | 0x80}
+        return {"pid": pid or None, "starts": restarts + bool(started), "status": ended.get(code)}
+
+    def show(self, name: str, *properties: str) -> list[str]:
+        """Properties of a unit as systemctl prints them, in this order."""
+        lines = self.check(["systemctl", "show", f"--property={','.join(properties)}", unit(name)]).splitlines()
+        found = dict(line.split("=", 1) for line in lines)
+        return [found[each] for each in properties]
+
+    def signal(self, name: str, number: int) -> None:
+        """Send a signal to the unit's main process."""
+        self.check(["systemctl", "kill", "--kill-whom=main", f"--signal={signal.Signals(number).name}", unit(name)])
+
+    def stop(self, name: str, timeout: float = 10) -> int:
+        """Stop the unit; systemd starts it again only when it is activated."""
+        self.check(["systemctl", "stop", unit(name)], timeout=timeout)
+        return int(self.daemon(name)["status"] or 0)
+
+    def log(self, name: str) -> str:
+        """What the journal has of a unit, what systemd says of it included; "boot" is the console."""
+        if name == "boot":
+            return self._console()
+        self.check(["journalctl", "--sync"])
+        return self.run(["journalctl", "--boot", "--no-pager", "--quiet", "--output=cat", f"--unit={unit(name)}"]).stdout
+
+    def start_service(self) -> None:
+        """Start momservice by its unit, which is ready when it owns its name."""
+        if self.run(["systemctl", "start", "momservice"]).returncode:
+            raise LabError(f"lab: momservice doesn't stay up: {tail(self.log('momservice'))}")
+        self.wait_for(lambda: self.owned(SERVICE_NAME), "momservice", log="momservice")
+
+
+def unit(name: str) -> str:
+    """The unit of a daemon, or of a unit's own name."""
+    return UNITS.get(name, name if "." in name else f"{name}.service")
