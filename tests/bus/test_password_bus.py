@@ -12,7 +12,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from lab.host import Host
+from lab.anyhost import AnyHost
+from lab.hosts import host_with
 
 pytestmark = pytest.mark.xdist_group("bus")
 
@@ -21,13 +22,13 @@ DEADLINE_S = 60
 
 
 @pytest.fixture(scope="module")
-def host() -> Iterator[Host]:
-    with Host(guests=0, libvirt=False, ksm=False) as running:
+def host(hosts_bus: str) -> Iterator[AnyHost]:
+    with host_with(hosts_bus) as running:
         running.check(["chpasswd"], input=f"root:{PASSWORD}\n")
         yield running
 
 
-def asked(host: Host, keys: str, *arguments: str) -> tuple[int, str, bool]:
+def asked(host: AnyHost, keys: str, *arguments: str) -> tuple[int, str, bool]:
     """momctl at a terminal of alice's, where `keys` answer the question: exit status, what was shown, and whether the echo is back."""
     outer, inner = pty.openpty()
     try:
@@ -49,11 +50,11 @@ def asked(host: Host, keys: str, *arguments: str) -> tuple[int, str, bool]:
         os.close(inner)
 
 
-def agents(host: Host) -> str:
+def agents(host: AnyHost) -> str:
     return host.run(["pgrep", "pkttyagent"]).stdout
 
 
-def test_the_right_password_lets_a_user_in(host: Host) -> None:
+def test_the_right_password_lets_a_user_in(host: AnyHost) -> None:
     status, shown, restored = asked(host, f"{PASSWORD}\n", "pause", "--for", "1h")
     assert (status, restored) == (0, True), shown
     assert "org.ovirt.mom1.control" in shown
@@ -63,21 +64,21 @@ def test_the_right_password_lets_a_user_in(host: Host) -> None:
     host.check(["momctl", "resume"])
 
 
-def test_a_wrong_password_does_not(host: Host) -> None:
+def test_a_wrong_password_does_not(host: AnyHost) -> None:
     status, shown, restored = asked(host, "wrong\n", "reload")
     assert (status, restored) == (4, True), shown
     assert "momctl: polkit does not grant org.ovirt.mom1.control" in shown.splitlines()[-1]
     assert agents(host) == ""
 
 
-def test_ctrl_c_at_the_question_leaves_the_terminal_as_it_was(host: Host) -> None:
+def test_ctrl_c_at_the_question_leaves_the_terminal_as_it_was(host: AnyHost) -> None:
     status, shown, restored = asked(host, "\x03", "policy", "reset")
     assert (status, restored) == (-2, True), shown
     assert "Traceback" not in shown
     assert agents(host) == ""
 
 
-def test_nobody_is_asked_where_that_is_forbidden(host: Host) -> None:
+def test_nobody_is_asked_where_that_is_forbidden(host: AnyHost) -> None:
     status, shown, _ = asked(host, "", "pause", "--no-ask-password")
     assert status == 4
     assert "Password" not in shown
