@@ -110,12 +110,12 @@ class BootedHost(AnyHost):
 
     def daemon(self, name: str) -> dict[str, Any]:
         """The unit's main process: pid inside, starts since somebody asked for it, wait status of its last end."""
-        shown = self.show(name, "MainPID", "NRestarts", "ExecMainStartTimestampMonotonic", "ExecMainCode", "ExecMainStatus")
+        shown = self.properties(name, "MainPID", "NRestarts", "ExecMainStartTimestampMonotonic", "ExecMainCode", "ExecMainStatus")
         pid, restarts, started, code, status = map(int, shown)
         ended = {os.CLD_EXITED: status << 8, os.CLD_KILLED: status, os.CLD_DUMPED: status | 0x80}
         return {"pid": pid or None, "starts": restarts + bool(started), "status": ended.get(code)}
 
-    def show(self, name: str, *properties: str) -> list[str]:
+    def properties(self, name: str, *properties: str) -> list[str]:
         """Properties of a unit as systemctl prints them, in this order."""
         lines = self.check(["systemctl", "show", f"--property={','.join(properties)}", unit(name)]).splitlines()
         found = dict(line.split("=", 1) for line in lines)
