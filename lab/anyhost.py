@@ -12,10 +12,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from lab import daemons, knobs
+from lab import daemons, guests, knobs
 from lab.common import CACHE, ROOT, LabError, locked, tail
 from lab.daemons import Recipe
 from lab.guardian import Guardian
+from lab.guests import Guest
+from lab.image import ensure_image
 from lab.mounts import Wishes
 from lab.namespace import Namespace
 from lab.packages import ensure_packages, require_root
@@ -36,12 +38,24 @@ INSTALL: list[list[str]] = [
 class AnyHost(ABC):
     """A host as a context manager; everything in it ends with the block, or with the process that holds it."""
 
-    def __init__(self, *, service: bool = True, ksm: bool = True, policy: Path | None = None, drop_in: str = "") -> None:
-        """service: whether momservice runs from the start. ksm: whether the kernel's knobs can be written: one such host at a
-        time, the next one waits; without it the knobs are read-only and hosts run side by side. policy: a file or folder in
-        place of the installed policies. drop_in: text for /etc/momd.conf.d.
+    def __init__(
+        self,
+        guests: int | Sequence[Guest] = 3,
+        *,
+        service: bool = True,
+        libvirt: bool = True,
+        ksm: bool = True,
+        settle: bool = False,
+        policy: Path | None = None,
+        drop_in: str = "",
+    ) -> None:
+        """guests: how many, or which ones; none without libvirt. service: whether momservice runs from the start.
+        ksm: whether the kernel's knobs can be written: one such host at a time, the next one waits; without it the knobs
+        are read-only and hosts run side by side. settle: wait until the service is active and all guests have fresh
+        statistics. policy: a file or folder in place of the installed policies. drop_in: text for /etc/momd.conf.d.
         """
-        self._service, self._ksm = service, ksm
+        self.guests = [Guest(number + 1) for number in range(guests)] if isinstance(guests, int) else list(guests)
+        self._libvirt, self._service, self._ksm, self._settle = libvirt, service, ksm, settle
         self._policy, self._drop_in = policy, drop_in
         self._exit = ExitStack()
         self.knobs_before: dict[str, str] = {}
@@ -63,6 +77,7 @@ class AnyHost(ABC):
         self._exit.close()
 
     def _start(self) -> None:
+        image = ensure_image() if self._libvirt and self.guests else None
         keep: tuple[int, ...] = ()
         if self._ksm:
             keep = (self._exit.enter_context(locked(knobs.LOCK, "waiting for another lab that uses KSM")),)
@@ -77,8 +92,14 @@ class AnyHost(ABC):
         self._ns = Namespace(self._wishes(), guardian.report, {"MOM_LAB": str(self.state), **daemons.bus_library()})
         self._exit.callback(self._ns.close)
         self._furnish()
+        if self._libvirt:
+            self.start_libvirt()
+        if image is not None:
+            guests.create(self.run, self.guests, image, self.state)
         if self._service:
             self.start_service()
+        if self._settle:
+            self.settle()
 
     def _wishes(self) -> Wishes:
         work, capabilities = self.state / "work", CACHE / "libvirt"
@@ -88,7 +109,7 @@ class AnyHost(ABC):
 
     @abstractmethod
     def _furnish(self) -> None:
-        """Install the project, and start all that it needs."""
+        """Install the project, and start bus and polkit."""
 
     def install_project(self) -> None:
         """Install the project by its own means, with an ordinary user beside it."""
@@ -158,7 +179,13 @@ class AnyHost(ABC):
 
     @abstractmethod
     def log(self, name: str) -> str:
-        """What a daemon or helper has written: dbus, polkit, momservice, momhelper, momhelper-guests."""
+        """What a daemon or helper has written: dbus, polkit, libvirt, momservice, momhelper, momhelper-guests."""
+
+    def start_libvirt(self) -> None:
+        """Start libvirtd and wait until it answers."""
+        daemons.configure_libvirt(self.path("/"))
+        self.start(daemons.LIBVIRT)
+        self.wait_for(lambda: self.run(["virsh", "--readonly", "list"]).returncode == 0, "libvirtd", 60, "libvirt")
 
     @abstractmethod
     def start_service(self) -> None:
@@ -187,7 +214,20 @@ class AnyHost(ABC):
                 raise LabError(f"lab: waited {timeout:g} s for {what} in vain" + (f" ({tail(self.log(log))})" if log else ""))
             time.sleep(0.05)
 
+    def settle(self, timeout: float = 90) -> None:
+        """Wait until the service is active and every guest's statistics are fresh, for libvirt and so for the service."""
+        self.wait_for(lambda: self.status() == "active", "momservice to be active", timeout, "momservice")
+        self.wait_for(self._all_fresh, "statistics of all guests", timeout)
+
     def status(self) -> str:
         """The service's Status property, empty without an answer."""
         answer = self.run(["busctl", "get-property", SERVICE_NAME, "/org/ovirt/Mom1", f"{SERVICE_NAME}.Manager", "Status"]).stdout
         return answer.strip().removeprefix("s ").strip('"')
+
+    def _all_fresh(self) -> bool:
+        known = guests.statistics(self.run)
+        return all(guests.fresh(known.get(guest.name, {})) for guest in self.guests)
+
+    def balloons(self) -> dict[str, int]:
+        """Each guest's balloon in bytes by name, as libvirt tells it, apart from the service."""
+        return guests.balloons(self.run)

@@ -18,7 +18,7 @@ from lab.mounts import Wishes
 BOOT_S = 60.0
 KSM = "/sys/kernel/mm/ksm"
 # Names as all hosts have them, and units where those are named differently.
-UNITS = {"dbus": "dbus-broker.service"}
+UNITS = {"dbus": "dbus-broker.service", "libvirt": "libvirtd.service"}
 PROJECT = ("momservice", "momhelper", "momhelper-guests", "mom-rpc-bridge")
 # Joins the control group that was made for it, then boots. Arguments: the group, those of systemd-nspawn.
 BOOT = 'echo $$ >"/sys/fs/cgroup/$1/cgroup.procs"; shift; exec systemd-nspawn "$@"'
@@ -28,7 +28,7 @@ RELOAD = [["systemctl", "daemon-reload"], ["systemctl", "reload", "dbus"]]
 
 
 class BootedHost(AnyHost):
-    """With systemd and dbus-broker, without libvirt."""
+    """With systemd and dbus-broker."""
 
     def _wishes(self) -> Wishes:
         plain = super()._wishes()

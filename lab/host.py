@@ -1,16 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """A throw-away host in namespaces: dbus-daemon, polkit, libvirtd and guests, the project installed and running."""
 
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from lab import daemons, guests
+from lab import daemons
 from lab.anyhost import SERVICE_NAME, AnyHost
 from lab.common import LabError, tail
 from lab.daemons import Recipe
-from lab.guests import Guest
-from lab.image import ensure_image
 
 # A service that ended so often before it owned its name won't do better.
 MAX_STARTS = 4
@@ -23,31 +19,6 @@ FOLDERS: list[list[str]] = [
 
 class Host(AnyHost):
     """With dbus-daemon, in namespaces; daemons are started by the lab's supervisor."""
-
-    def __init__(
-        self,
-        guests: int | Sequence[Guest] = 3,
-        *,
-        service: bool = True,
-        libvirt: bool = True,
-        ksm: bool = True,
-        settle: bool = False,
-        policy: Path | None = None,
-        drop_in: str = "",
-    ) -> None:
-        """guests: how many, or which ones; none without libvirt. settle: wait until the service is active and all guests have
-        fresh statistics. The rest is AnyHost's.
-        """
-        super().__init__(service=service, ksm=ksm, policy=policy, drop_in=drop_in)
-        self.guests = [Guest(number + 1) for number in range(guests)] if isinstance(guests, int) else list(guests)
-        self._libvirt, self._settle = libvirt, settle
-
-    def _start(self) -> None:
-        # Before there is anything to end.
-        self._image = ensure_image() if self._libvirt and self.guests else None
-        super()._start()
-        if self._settle:
-            self.settle()
 
     def _furnish(self) -> None:
         self._install()
@@ -70,10 +41,6 @@ class Host(AnyHost):
         self.wait_for(self.path("/run/dbus/system_bus_socket").is_socket, "dbus-daemon", log="dbus")
         self.start(daemons.POLKIT)
         self.wait_for(lambda: self.owned("org.freedesktop.PolicyKit1"), "polkitd", log="polkit")
-        if self._libvirt:
-            self.start_libvirt()
-        if self._image is not None:
-            guests.create(self.run, self.guests, self._image, self.state)
 
     # Daemons
 
@@ -108,33 +75,12 @@ class Host(AnyHost):
         file = self.logs / f"{name}.log"
         return file.read_text(encoding="utf-8", errors="replace") if file.exists() else ""
 
-    def start_libvirt(self) -> None:
-        """Start libvirtd and wait until it answers."""
-        daemons.configure_libvirt(self.path("/"))
-        self.start(daemons.LIBVIRT)
-        self.wait_for(lambda: self.run(["virsh", "--readonly", "list"]).returncode == 0, "libvirtd", 60, "libvirt")
-
     def start_service(self) -> None:
         """Start momservice as user mom and wait until it owns its name."""
         self.start(daemons.SERVICE)
         self.wait_for(self._service_up, "momservice", log="momservice")
 
-    # Waiting
-
-    def settle(self, timeout: float = 90) -> None:
-        """Wait until the service is active and every guest's statistics are fresh, for libvirt and so for the service."""
-        self.wait_for(lambda: self.status() == "active", "momservice to be active", timeout, "momservice")
-        self.wait_for(self._all_fresh, "statistics of all guests", timeout)
-
     def _service_up(self) -> bool:
         if self.daemon("momservice")["starts"] >= MAX_STARTS:
             raise LabError(f"lab: momservice doesn't stay up: {tail(self.log('momservice'))}")
         return self.owned(SERVICE_NAME)
-
-    def _all_fresh(self) -> bool:
-        known = guests.statistics(self.run)
-        return all(guests.fresh(known.get(guest.name, {})) for guest in self.guests)
-
-    def balloons(self) -> dict[str, int]:
-        """Each guest's balloon in bytes by name, as libvirt tells it, apart from the service."""
-        return guests.balloons(self.run)

@@ -8,7 +8,7 @@ from lab.booted import BootedHost
 from lab.buses import BROKER, DAEMON
 from lab.host import Host
 
-BUSES = [DAEMON, BROKER]
+HOSTS: dict[str, type[AnyHost]] = {DAEMON: Host, BROKER: BootedHost}
 
 
 def host_with(bus: str, *, service: bool = True, policy: Path | None = None, drop_in: str = "") -> AnyHost:
@@ -16,6 +16,4 @@ def host_with(bus: str, *, service: bool = True, policy: Path | None = None, dro
 
     Neither has libvirt, nor KSM knobs that can be written.
     """
-    if bus == BROKER:
-        return BootedHost(service=service, ksm=False, policy=policy, drop_in=drop_in)
-    return Host(guests=0, libvirt=False, service=service, ksm=False, policy=policy, drop_in=drop_in)
+    return HOSTS[bus](guests=0, libvirt=False, service=service, ksm=False, policy=policy, drop_in=drop_in)

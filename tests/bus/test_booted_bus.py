@@ -29,7 +29,7 @@ CONFIGURATION = "/etc/momd.conf.d/90-bad.conf"
 
 @pytest.fixture(scope="module")
 def host() -> Iterator[BootedHost]:
-    with BootedHost(ksm=False) as running:
+    with BootedHost(guests=0, libvirt=False, ksm=False) as running:
         running.check(["useradd", "--system", "--user-group", "vdsm"])
         running.check(["install", "--directory", "--owner=vdsm", "--group=vdsm", "/run/vdsm"])
         yield running

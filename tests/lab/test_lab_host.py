@@ -151,7 +151,7 @@ ENDS = {"kill": (os.kill, signal.SIGKILL), "term": (os.kill, signal.SIGTERM), "c
     ("options", "least"),
     [
         (["--guests", "1"], ["supervisor", "dbus-daemon", "polkitd", "libvirtd", "qemu", "sleep"]),
-        (["--booted"], ["systemd", "journald", "logind", "dbus-broker-launch", "dbus-broker", "sleep"]),
+        (["--booted", "--guests", "1"], ["systemd", "journald", "logind", "launcher", "dbus-broker", "libvirtd", "qemu", "sleep"]),
     ],
     ids=["plain", "booted"],
 )
