@@ -19,6 +19,8 @@ BOOT_S = 60.0
 KSM = "/sys/kernel/mm/ksm"
 # Names as all hosts have them, and units where those are named differently.
 UNITS = {"dbus": "dbus-broker.service", "libvirt": "libvirtd.service"}
+# What would start it again if it stayed.
+SOCKETS = {"libvirt": ["libvirtd.socket", "libvirtd-ro.socket", "libvirtd-admin.socket"]}
 PROJECT = ("momservice", "momhelper", "momhelper-guests", "mom-rpc-bridge")
 # Joins the control group that was made for it, then boots. Arguments: the group, those of systemd-nspawn.
 BOOT = 'echo $$ >"/sys/fs/cgroup/$1/cgroup.procs"; shift; exec systemd-nspawn "$@"'
@@ -95,7 +97,7 @@ class BootedHost(AnyHost):
         if self._ns.ask("tell")["daemons"]["boot"]["pid"] is None:
             raise LabError(f"lab: systemd-nspawn: {tail(self._console())}")
         with suppress(OSError):
-            return next((pid for pid in descendants(self._ns.pid) if comm(pid) == "systemd"), None)
+            return next((pid for pid in descendants(self._ns.init) if comm(pid) == "systemd"), None)
         return None
 
     def _console(self) -> str:
@@ -127,7 +129,7 @@ class BootedHost(AnyHost):
 
     def stop(self, name: str, timeout: float = 10) -> int:
         """Stop the unit; systemd starts it again only when it is activated."""
-        self.check(["systemctl", "stop", unit(name)], timeout=timeout)
+        self.check(["systemctl", "stop", unit(name), *SOCKETS.get(name, [])], timeout=timeout)
         return int(self.daemon(name)["status"] or 0)
 
     def log(self, name: str) -> str:

@@ -44,7 +44,7 @@ class Namespace:
             )  # fmt: skip
         os.close(report)
         self.pid: int = self._reply()["init"]
-        self._init, self._kinds = self.pid, KINDS
+        self.init, self._kinds = self.pid, KINDS
 
     def enter(self, pid: int) -> None:
         """From now on programs run, and paths are seen, where this process is: the first one of a host that was booted inside."""
@@ -90,5 +90,5 @@ class Namespace:
         try:
             self._process.wait(GRACE_S)
         except subprocess.TimeoutExpired:
-            os.kill(self._init, signal.SIGKILL)
+            os.kill(self.init, signal.SIGKILL)
             self._process.wait()

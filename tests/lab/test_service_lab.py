@@ -47,8 +47,14 @@ def squeezed(host: AnyHost) -> None:
 
 
 @pytest.fixture(params=list(HOSTS))
-def host(request: pytest.FixtureRequest) -> Iterator[AnyHost]:
-    with HOSTS[request.param](guests=1, settle=True) as running:
+def kind(request: pytest.FixtureRequest) -> type[AnyHost]:
+    """With either bus."""
+    return HOSTS[request.param]
+
+
+@pytest.fixture
+def host(kind: type[AnyHost]) -> Iterator[AnyHost]:
+    with kind(guests=1, settle=True) as running:
         yield running
 
 
@@ -98,8 +104,8 @@ def test_a_missing_helper_costs_ksm_and_nothing_else(host: AnyHost) -> None:
     host.wait_for(lambda: host.status() == "active" and knobs(host)["run"] == "1", "KSM to be back", 60, "momservice")
 
 
-def test_libvirt_may_come_later_and_go_again() -> None:
-    with Host(guests=0, libvirt=False, ksm=False) as host:
+def test_libvirt_may_come_later_and_go_again(kind: type[AnyHost]) -> None:
+    with kind(guests=0, libvirt=False, ksm=False) as host:
         host.wait_for(lambda: host.status() == "degraded", "the service to say what is missing")
         assert [line for line in reasons(host) if line.startswith("libvirt is unavailable: ")]
         host.start_libvirt()
@@ -137,8 +143,8 @@ def test_a_guest_without_driver_and_one_that_ends_stop_nobody() -> None:
         assert "Traceback" not in host.log("momservice")
 
 
-def test_anybody_sees_guests_as_objects_and_hears_of_their_balloons() -> None:
-    with Host(guests=2, settle=True, ksm=False) as host:
+def test_anybody_sees_guests_as_objects_and_hears_of_their_balloons(kind: type[AnyHost]) -> None:
+    with kind(guests=2, settle=True, ksm=False) as host:
         listed = host.check(["busctl", "--list", "tree", "org.ovirt.Mom1"], user="alice").split()
         objects = [f"/org/ovirt/Mom1/guest/00000000_0000_4000_8000_00000000000{number}" for number in (1, 2)]
         assert [path for path in listed if path.startswith("/org/ovirt/Mom1/guest/")] == objects
