@@ -5,12 +5,11 @@ from __future__ import annotations
 
 import os
 import pty
-import select
 import termios
-import time
 from collections.abc import Iterator
 
 import pytest
+from terminal import answered
 
 from lab.anyhost import AnyHost
 from lab.hosts import host_with
@@ -18,7 +17,6 @@ from lab.hosts import host_with
 pytestmark = pytest.mark.xdist_group("bus")
 
 PASSWORD = "correct horse"
-DEADLINE_S = 60
 
 
 @pytest.fixture(scope="module")
@@ -35,16 +33,8 @@ def asked(host: AnyHost, keys: str, *arguments: str) -> tuple[int, str, bool]:
         before = termios.tcgetattr(inner)
         command = ["setsid", "--ctty", "--wait", "momctl", *arguments]
         process = host.popen(command, user="alice", stdin=inner, stdout=inner, stderr=inner, start_new_session=True)
-        shown, typed, end = b"", False, time.monotonic() + DEADLINE_S
-        while process.poll() is None or select.select([outer], [], [], 0)[0]:
-            assert time.monotonic() < end, shown
-            if select.select([outer], [], [], 0.1)[0]:
-                shown += os.read(outer, 65536)
-            # The agent switches the echo off, and drops what was typed before that.
-            if not typed and shown.endswith(b"Password: ") and not termios.tcgetattr(inner)[3] & termios.ECHO:
-                os.write(outer, keys.encode())
-                typed = True
-        return process.returncode, shown.decode(), termios.tcgetattr(inner) == before
+        status, shown = answered(outer, process, keys)
+        return status, shown, termios.tcgetattr(inner) == before
     finally:
         os.close(outer)
         os.close(inner)
