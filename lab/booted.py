@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A throw-away host that was booted: systemd is its first process, dbus-broker its bus, and units start everything else."""
+"""A throw-away host that was booted: systemd is its first process, and units start everything else, the bus included."""
 
 import os
 import shutil
@@ -10,7 +10,7 @@ from typing import Any
 
 from lab import daemons
 from lab.anyhost import SERVICE_NAME, AnyHost
-from lab.buses import comm, descendants, ensure_broker
+from lab.buses import BROKER, DAEMON, comm, descendants, ensure_broker
 from lab.common import ROOT, LabError, tail
 from lab.daemons import Recipe
 from lab.mounts import Wishes
@@ -18,7 +18,7 @@ from lab.mounts import Wishes
 BOOT_S = 60.0
 KSM = "/sys/kernel/mm/ksm"
 # Names as all hosts have them, and units where those are named differently.
-UNITS = {"dbus": "dbus-broker.service", "libvirt": "libvirtd.service"}
+UNITS = {"libvirt": "libvirtd.service"}
 # What would start it again if it stayed.
 SOCKETS = {"libvirt": ["libvirtd.socket", "libvirtd-ro.socket", "libvirtd-admin.socket"]}
 PROJECT = ("momservice", "momhelper", "momhelper-guests", "mom-rpc-bridge")
@@ -31,6 +31,8 @@ RELOAD = [["systemctl", "daemon-reload"], ["systemctl", "reload", "dbus"]]
 
 class BootedHost(AnyHost):
     """With systemd and dbus-broker."""
+
+    bus = BROKER
 
     def _wishes(self) -> Wishes:
         plain = super()._wishes()
@@ -47,17 +49,17 @@ class BootedHost(AnyHost):
             self.check(command)
 
     def _prepare(self, root: Path) -> None:
-        """Make the machine's files those of a host with dbus-broker that starts nothing but what belongs to systemd."""
+        """Make the machine's files those of a host that starts nothing but the bus and what belongs to systemd."""
         daemons.configure_bus(root)
         (root / "etc/fstab").write_text("", encoding="ascii")
         units = root / "etc/systemd/system"
         shutil.rmtree(units, ignore_errors=True)
         daemons.make_folder(units)
-        package = ensure_broker()
-        for folder in ("usr", "lib"):
-            shutil.copytree(package / folder, root / folder, dirs_exist_ok=True)
-        # What enabling it does.
-        (units / "dbus.service").symlink_to("/lib/systemd/system/dbus-broker.service")
+        if self.bus == BROKER:
+            for folder in ("usr", "lib"):
+                shutil.copytree(ensure_broker() / folder, root / folder, dirs_exist_ok=True)
+            # What enabling it does.
+            (units / "dbus.service").symlink_to("/lib/systemd/system/dbus-broker.service")
         for name in PROJECT if daemons.bus_library() else ():
             daemons.make_folder(units / f"{name}.service.d")
             setting = "".join(f"Environment={key}={value}\n" for key, value in daemons.bus_library().items())
@@ -144,6 +146,12 @@ class BootedHost(AnyHost):
         if self.run(["systemctl", "start", "momservice"]).returncode:
             raise LabError(f"lab: momservice doesn't stay up: {tail(self.log('momservice'))}")
         self.wait_for(lambda: self.owned(SERVICE_NAME), "momservice", log="momservice")
+
+
+class BootedDaemonHost(BootedHost):
+    """With systemd and dbus-daemon, which Debian has unless told otherwise."""
+
+    bus = DAEMON
 
 
 def unit(name: str) -> str:
