@@ -85,8 +85,7 @@ class BootedHost(AnyHost):
         argv = ["sh", "-c", BOOT, "sh", self.state.name, root, *OPTIONS, *shared, "--resolv-conf=off", "--timezone=off"]
         log = str(self.logs / "boot.log")
         self._ns.ask("start", name="boot", argv=argv, env=self._ns.environment(), log=log, restart=None)
-        self.wait_for(self._systemd, "systemd to be started", BOOT_S)
-        self._ns.enter(self._systemd() or 0)
+        self.wait_for(self._enter, "systemd to be started", BOOT_S)
         self.wait_for(self.path("/run/dbus/system_bus_socket").is_socket, "the bus of a booted host", BOOT_S)
         self._open_settings()
         state = self.run(["systemctl", "is-system-running", "--wait"], timeout=BOOT_S).stdout.strip()
@@ -94,13 +93,15 @@ class BootedHost(AnyHost):
             failed = self.run(["systemctl", "--failed", "--plain", "--no-legend"]).stdout
             raise LabError(f"lab: the booted host is {state or 'gone'}: {tail(failed or self._console())}")
 
-    def _systemd(self) -> int | None:
-        """The process ID outside of the booted host's first process. Raises LabError when there will be none."""
+    def _enter(self) -> bool:
+        """Have programs run inside as soon as there is a first process. Raises LabError when there will be none."""
         if self._ns.ask("tell")["daemons"]["boot"]["pid"] is None:
             raise LabError(f"lab: systemd-nspawn: {tail(self._console())}")
-        with suppress(OSError):
-            return next((pid for pid in descendants(self._ns.init) if comm(pid) == "systemd"), None)
-        return None
+        # Processes come and go meanwhile.
+        with suppress(OSError, StopIteration):
+            self._ns.enter(next(pid for pid in descendants(self._ns.init) if comm(pid) == "systemd"))
+            return True
+        return False
 
     def _console(self) -> str:
         file = self.logs / "boot.log"
@@ -131,15 +132,22 @@ class BootedHost(AnyHost):
 
     def stop(self, name: str, timeout: float = 10) -> int:
         """Stop the unit; systemd starts it again only when it is activated."""
-        self.check(["systemctl", "stop", unit(name), *SOCKETS.get(name, [])], timeout=timeout)
+        self.check(["systemctl", "stop", "--no-block", unit(name), *SOCKETS.get(name, [])])
+        ended = ("inactive", "failed")
+        self.wait_for(lambda: self.properties(name, "ActiveState")[0] in ended, f"the end of {name}", timeout, name)
         return int(self.daemon(name)["status"] or 0)
 
     def log(self, name: str) -> str:
-        """What the journal has of a unit, what systemd says of it included; "boot" is the console."""
-        if name == "boot":
-            return self._console()
+        """What the unit's processes have written to the journal."""
+        return self._journal(f"_SYSTEMD_UNIT={unit(name)}")
+
+    def events(self, name: str) -> str:
+        """The same with what systemd has to say of the unit."""
+        return self._journal(f"--unit={unit(name)}")
+
+    def _journal(self, which: str) -> str:
         self.check(["journalctl", "--sync"])
-        return self.run(["journalctl", "--boot", "--no-pager", "--quiet", "--output=cat", f"--unit={unit(name)}"]).stdout
+        return self.run(["journalctl", "--boot", "--no-pager", "--quiet", "--output=cat", which]).stdout
 
     def start_service(self) -> None:
         """Start momservice by its unit, which is ready when it owns its name."""

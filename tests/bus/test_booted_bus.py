@@ -119,7 +119,7 @@ def test_a_hung_service_is_ended_by_the_watchdog_and_started_again(host: BootedH
         host.start_service()
         host.signal("momservice", signal.SIGSTOP)
         host.wait_for(lambda: host.daemon("momservice")["starts"] == 2 and host.owned(bus.NAME), "the second momservice", log="momservice")
-        assert "Watchdog timeout (limit 6s)!" in host.log("momservice")
+        assert "Watchdog timeout (limit 6s)!" in host.events("momservice")
     finally:
         drop_in.unlink()
         host.check(["systemctl", "daemon-reload"])
@@ -210,11 +210,11 @@ def test_a_helper_is_started_confined_and_refuses_mom_without_the_services_name(
 @pytest.mark.parametrize("user", ["root", "alice"])
 def test_a_stranger_gets_no_answer_even_if_its_call_starts_a_helper(host: BootedHost, unit: str, user: str) -> None:
     host.stop(unit)
-    starts = host.log(unit).count("Started ")
+    starts = host.events(unit).count("Started ")
     assert "DBus.Error.AccessDenied: " in called(host, unit, user)
     # dbus-broker starts first and asks its policy then.
     if host.bus == BROKER:
-        host.wait_for(lambda: host.log(unit).count("Started ") == starts + 1, "the helper")
+        host.wait_for(lambda: host.events(unit).count("Started ") == starts + 1, "the helper")
     assert (host.daemon(unit)["pid"] is not None, host.properties(unit, "Result")) == (host.bus == BROKER, ["success"])
 
 

@@ -14,8 +14,10 @@ from pathlib import Path
 import pytest
 
 from lab import bus, knobs
+from lab.anyhost import AnyHost
 from lab.common import LabError, locked
 from lab.host import Host
+from lab.hosts import HOSTS
 
 ROOT = Path(__file__).parent.parent.parent
 PLAIN = ["--guests", "0", "--no-ksm", "--no-service"]
@@ -88,8 +90,9 @@ def test_the_programs_are_installed_with_the_tree_as_it_is(host: Host) -> None:
         assert host.path(f"/usr/libexec/{helper}").stat().st_mode & 0o777 == 0o755
 
 
-def test_a_daemon_that_fails_is_named_with_its_last_words() -> None:
-    host = Host(guests=0, libvirt=False, ksm=False, drop_in="[no-such-section]\nx: 1\n")
+@pytest.mark.parametrize("kind", HOSTS.values(), ids=list(HOSTS))
+def test_a_daemon_that_fails_is_named_with_its_last_words(kind: type[AnyHost]) -> None:
+    host = kind(guests=0, libvirt=False, ksm=False, drop_in="[no-such-section]\nx: 1\n")
     with pytest.raises(LabError, match=r"momservice doesn't stay up: .*no-such-section"), host:
         pass
 
