@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,24 @@ UNITS = {"libvirt": "libvirtd.service"}
 # What would start it again if it stayed.
 SOCKETS = {"libvirt": ["libvirtd.socket", "libvirtd-ro.socket", "libvirtd-admin.socket"]}
 PROJECT = ("momservice", "momhelper", "momhelper-guests", "mom-rpc-bridge")
+# What would set the machine up, could it write there.
+UNWANTED = ("systemd-sysctl.service", "systemd-udevd.service", "systemd-udev-trigger.service")
+# The settings of the kernel are opened to services when systemd has been through its own, so that nothing but what their units say keeps
+# services from them; without KSM its knobs stay closed. {0}: more commands.
+OPEN = """\
+[Unit]
+DefaultDependencies=no
+After=sysinit.target
+Before=basic.target
+[Service]
+Type=oneshot
+ExecStart=mount -o remount,rw /sys
+{0}"""
+CLOSE_KSM = f"ExecStart=mount --bind {KSM} {KSM}\nExecStart=mount -o remount,bind,ro {KSM}\n"
 # Joins the control group that was made for it, then boots. Arguments: the group, those of systemd-nspawn.
 BOOT = 'echo $$ >"/sys/fs/cgroup/$1/cgroup.procs"; shift; exec systemd-nspawn "$@"'
 OPTIONS = ["--machine=mom-lab", "--quiet", "--boot", "--register=no", "--keep-unit", "--link-journal=no", "--console=pipe"]
-# As after the restart that an administrator has done, or the README's commands.
+# What the README has administrators do after an installation.
 RELOAD = [["systemctl", "daemon-reload"], ["systemctl", "reload", "dbus"]]
 
 
@@ -35,8 +50,7 @@ class BootedHost(AnyHost):
     bus = BROKER
 
     def _wishes(self) -> Wishes:
-        plain = super()._wishes()
-        return Wishes(plain.work, plain.capabilities, plain.knobs, self.state.name)
+        return replace(super()._wishes(), boot=self.state.name)
 
     def _furnish(self) -> None:
         self._prepare(self._ns.path(self.state / "work/root"))
@@ -60,17 +74,15 @@ class BootedHost(AnyHost):
                 shutil.copytree(ensure_broker() / folder, root / folder, dirs_exist_ok=True)
             # What enabling it does.
             (units / "dbus.service").symlink_to("/lib/systemd/system/dbus-broker.service")
+        for name in UNWANTED:
+            (units / name).symlink_to("/dev/null")
+        (units / "lab-open.service").write_text(OPEN.format("" if self._ksm or not Path(KSM).is_dir() else CLOSE_KSM), encoding="ascii")
+        daemons.make_folder(units / "basic.target.wants")
+        (units / "basic.target.wants/lab-open.service").symlink_to("../lab-open.service")
         for name in PROJECT if daemons.bus_library() else ():
             daemons.make_folder(units / f"{name}.service.d")
             setting = "".join(f"Environment={key}={value}\n" for key, value in daemons.bus_library().items())
             (units / f"{name}.service.d/50-lab.conf").write_text(f"[Service]\n{setting}", encoding="utf-8")
-
-    def _open_settings(self) -> None:
-        """Let units write /sys if they aren't kept from it by what their files say. Not earlier: systemd would set the machine up."""
-        self.check(["mount", "-o", "remount,rw", "/sys"])
-        if not self._ksm and Path(KSM).is_dir():
-            self.check(["mount", "--bind", KSM, KSM])
-            self.check(["mount", "-o", "remount,bind,ro", KSM])
 
     def power_off(self) -> None:
         """Shut it down as its administrator would: every unit is stopped."""
@@ -87,7 +99,6 @@ class BootedHost(AnyHost):
         self._ns.ask("start", name="boot", argv=argv, env=self._ns.environment(), log=log, restart=None)
         self.wait_for(self._enter, "systemd to be started", BOOT_S)
         self.wait_for(self.path("/run/dbus/system_bus_socket").is_socket, "the bus of a booted host", BOOT_S)
-        self._open_settings()
         state = self.run(["systemctl", "is-system-running", "--wait"], timeout=BOOT_S).stdout.strip()
         if state != "running":
             failed = self.run(["systemctl", "--failed", "--plain", "--no-legend"]).stdout

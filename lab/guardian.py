@@ -87,7 +87,7 @@ def watch(from_lab: int, saved: dict[str, str] | None) -> None:
 
 def remove_group(name: str) -> None:
     """Remove the control groups that a booted host leaves behind. They outlive its mounts, and the machine may have none of this kind."""
-    subprocess.run(["unshare", "--mount", "sh", "-c", REMOVE_GROUP, "sh", name], stdin=subprocess.DEVNULL, check=False)
+    subprocess.run(["unshare", "--mount", "sh", "-c", REMOVE_GROUP, "sh", name], stderr=subprocess.DEVNULL, check=False)
 
 
 def kill(descriptor: int) -> None:
