@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import os
 import pty
+import signal
 import termios
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 from terminal import answered
@@ -32,7 +34,9 @@ def asked(host: AnyHost, keys: str, *arguments: str) -> tuple[int, str, bool]:
     try:
         before = termios.tcgetattr(inner)
         command = ["setsid", "--ctty", "--wait", "momctl", *arguments]
-        process = host.popen(command, user="alice", stdin=inner, stdout=inner, stderr=inner, start_new_session=True)
+        # Whoever runs the tests in the background has them ignore Ctrl-C.
+        heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+        process = host.popen(command, "alice", stdin=inner, stdout=inner, stderr=inner, start_new_session=True, preexec_fn=heed)
         status, shown = answered(outer, process, keys)
         return status, shown, termios.tcgetattr(inner) == before
     finally:
