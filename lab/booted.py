@@ -66,6 +66,10 @@ class BootedHost(AnyHost):
         """Make the machine's files those of a host that starts nothing but the bus and what belongs to systemd."""
         daemons.configure_bus(root)
         (root / "etc/fstab").write_text("", encoding="ascii")
+        # It would clean /tmp, where the state is.
+        cleaning = root / "etc/tmpfiles.d/tmp.conf"
+        cleaning.unlink(missing_ok=True)
+        cleaning.symlink_to("/dev/null")
         units = root / "etc/systemd/system"
         shutil.rmtree(units, ignore_errors=True)
         daemons.make_folder(units)

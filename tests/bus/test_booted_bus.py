@@ -59,6 +59,23 @@ def test_the_units_are_clean(host: BootedHost) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
+def test_the_bus_has_nothing_to_say_of_our_files(host: BootedHost) -> None:
+    def said() -> list[str]:
+        bus_unit = "dbus-broker" if host.bus == BROKER else "dbus"
+        return [line for line in host.events(bus_unit).splitlines() if "mom" in line.lower() and "denied" not in line]
+
+    # Without our users it complains: so there is something to see.
+    host.check(["mv", "/etc/passwd", "/etc/passwd.away"])
+    try:
+        host.check(["sh", "-ec", "grep -v ^mom /etc/passwd.away >/etc/passwd; systemctl reload dbus"])
+        host.wait_for(said, "the bus to miss our users")
+    finally:
+        host.check(["mv", "/etc/passwd.away", "/etc/passwd"])
+    before = len(said())
+    host.check(["systemctl", "reload", "dbus"])
+    assert said()[before:] == []
+
+
 @pytest.mark.parametrize("unit", EXPOSURE)
 def test_the_units_are_confined_as_far_as_they_can_be(host: BootedHost, unit: str) -> None:
     done = host.run(["systemd-analyze", "security", "--no-pager", f"--threshold={EXPOSURE[unit]}", f"{unit}.service"])
