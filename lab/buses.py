@@ -57,7 +57,7 @@ class PrivateBus:
         configuration.write_text(CONFIGURATION.format(self._place, replies), encoding="utf-8")
         self._argv = [DAEMON, f"--config-file={configuration}", "--nofork"]
         if kind == BROKER:
-            programs = ensure_broker()
+            programs = ensure_broker() / "usr/bin"
             require_root()
             self._argv = [*IN_NAMESPACES, "sh", "-c", BROKER_START, "sh", str(programs), str(self._place), str(configuration), PYTHON]
         self.start()
@@ -127,7 +127,7 @@ def private_bus(kind: str = DAEMON) -> Iterator[PrivateBus]:
 
 
 def ensure_broker() -> Path:
-    """The folder with dbus-broker's programs. Unpacked, not installed: the package makes itself the machine's bus."""
+    """The folder with the files of dbus-broker's package. Unpacked, not installed: the package makes itself the machine's bus."""
     folder = CACHE / "dbus-broker"
     with locked(CACHE / "dbus-broker.lock", "waiting for another dev that downloads dbus-broker"):
         if not folder.exists():
@@ -137,4 +137,4 @@ def ensure_broker() -> Path:
                 (package,) = Path(work).glob("*.deb")
                 subprocess.run(["dpkg-deb", "--extract", str(package), f"{work}/made"], check=True)
                 (Path(work) / "made").replace(folder)
-    return folder / "usr/bin"
+    return folder

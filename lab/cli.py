@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from lab import bench, checks, programs, run
+from lab.booted import BootedHost
 from lab.common import LabError, say
 from lab.host import Host
 
@@ -64,6 +65,7 @@ def add_lab(verbs: "Verbs[argparse.ArgumentParser]") -> None:
     verb.usage = "./dev lab [OPTIONS] -- COMMAND..."
     verb.add_argument("--guests", type=int, default=3, metavar="N", help="how many guests (3)")
     verb.add_argument("--settle", action="store_true", help="wait until the service is active and all guests have fresh statistics")
+    verb.add_argument("--booted", action="store_true", help="a host with systemd and dbus-broker")
     verb.add_argument("--no-service", action="store_true", help="leave momservice to be started by COMMAND")
     verb.add_argument("--no-ksm", action="store_true", help="KSM's knobs read-only, so that other labs can run meanwhile")
     verb.add_argument("command", nargs=argparse.REMAINDER, metavar="COMMAND", help="what to run there")
@@ -73,7 +75,9 @@ def lab(options: argparse.Namespace) -> int:
     """Run the command in a host, with this terminal, this folder and this environment."""
     if not options.command:
         raise LabError("lab: which command? ./dev lab -- COMMAND")
-    with Host(options.guests, settle=options.settle, service=not options.no_service, ksm=not options.no_ksm) as host:
+    service, ksm = not options.no_service, not options.no_ksm
+    kind = BootedHost if options.booted else Host
+    with kind(options.guests, settle=options.settle, service=service, ksm=ksm) as host:
         path = f"{host.environment()['PATH']}:{os.environ.get('PATH', '')}"
         environment = {**os.environ, **host.environment(), "HOME": os.environ.get("HOME", "/root"), "PATH": path}
         return wait(host.popen(options.command, cwd=str(Path.cwd()), env=environment))

@@ -20,6 +20,14 @@ from lab.common import PYTHON, ROOT, say
 
 # The lab ends by itself when dev does, unless it is stuck.
 GRACE_S = 1.0
+# The last processes may still be on their way out.
+REMOVE_GROUP = """\
+mount -t cgroup2 cgroup2 /sys/fs/cgroup && cd /sys/fs/cgroup || exit
+for _ in $(seq 100); do
+  [ -d "$1" ] || exit
+  find "$1" -depth -type d -exec rmdir {} + 2>/dev/null || sleep 0.05
+done
+"""
 
 
 class Guardian:
@@ -77,6 +85,11 @@ def watch(from_lab: int, saved: dict[str, str] | None) -> None:
                 kill(init)
 
 
+def remove_group(name: str) -> None:
+    """Remove the control groups that a booted host leaves behind. They outlive its mounts, and the machine may have none of this kind."""
+    subprocess.run(["unshare", "--mount", "sh", "-c", REMOVE_GROUP, "sh", name], stderr=subprocess.DEVNULL, check=False)
+
+
 def kill(descriptor: int) -> None:
     """Kill a process that may be gone already."""
     try:
@@ -92,6 +105,7 @@ def main() -> None:
     state, from_lab, saved = Path(sys.argv[1]), int(sys.argv[2]), json.loads(sys.argv[3])
     watch(from_lab, saved)
     restore(saved)
+    remove_group(state.name)
     shutil.rmtree(state, ignore_errors=True)
 
 

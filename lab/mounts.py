@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The throw-away host's file systems: overlays over the machine's /etc, /usr and /var, an own /run and /proc."""
+"""The throw-away hosts' file systems: overlays over the machine's /etc, /usr and /var, an own /run and /proc; or a root to boot."""
 
 import fcntl
 import socket
@@ -25,6 +25,8 @@ class Wishes:
     """libvirt's cache of what QEMU can do, kept between labs: without it libvirtd takes 8 s to start."""
     knobs: bool
     """Whether the KSM knobs can be written."""
+    boot: str = ""
+    """The name of the control group of a host to be booted; "" for one that isn't."""
 
 
 def make(wishes: Wishes) -> None:
@@ -45,6 +47,27 @@ def make(wishes: Wishes) -> None:
     if cache.is_dir():
         mount("--bind", work / "capabilities", cache)
     hide(wishes)
+    raise_loopback()
+
+
+def make_root(wishes: Wishes) -> None:
+    """Make the root folder of a host to be booted, and the surroundings for what boots it. Called as `make` is."""
+    work = Path(wishes.work)
+    mount("-t", "tmpfs", "-o", "mode=755", "lab", work)
+    # An overlay sees one file system: further ones are laid over their folders.
+    for name in ("", "etc", "usr", "var"):
+        if not name or Path("/", name).is_mount():
+            upper, scratch = work / f"{name}.upper", work / f"{name}.work"
+            upper.mkdir()
+            scratch.mkdir()
+            (work / "root").mkdir(exist_ok=True)
+            mount("-t", "overlay", "-o", f"lowerdir=/{name},upperdir={upper},workdir={scratch}", "lab", work / "root" / name)
+    mount("-t", "tmpfs", "-o", "mode=755", "lab", "/run")
+    mount("-t", "proc", "proc", "/proc")
+    # A hierarchy of its own kind, of which the host gets one group: whatever the machine has there stays as it is.
+    subprocess.run(["umount", "--recursive", "--lazy", "/sys/fs/cgroup"], capture_output=True, check=False)
+    mount("-t", "cgroup2", "cgroup2", "/sys/fs/cgroup")
+    Path("/sys/fs/cgroup", wishes.boot).mkdir()
     raise_loopback()
 
 

@@ -17,6 +17,7 @@ from lab.mounts import Wishes
 
 # How long the supervisor may take to end by itself.
 GRACE_S = 2.0
+KINDS = ["--mount", "--pid", "--ipc", "--uts", "--net"]
 BUS = "unix:path=/run/dbus/system_bus_socket"
 SURROUNDINGS = {"PATH": PATH, "LANG": "C.UTF-8", "DBUS_SYSTEM_BUS_ADDRESS": BUS, "LIBVIRT_DEFAULT_URI": "qemu:///system"}
 
@@ -34,15 +35,20 @@ class Namespace:
         self._replies = self._control.makefile("rb")
         self._lock = threading.Lock()
         supervisor = [PYTHON, "-m", "lab.supervisor", str(inner.fileno()), str(report), json.dumps(asdict(wishes))]
-        kinds = ["--mount", "--pid", "--ipc", "--uts", "--net", "--fork", "--kill-child", "--propagation", "private"]
         with inner:
             self._process = subprocess.Popen(
-                ["unshare", *kinds, *supervisor], cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                ["unshare", *KINDS, "--fork", "--kill-child", "--propagation", "private", *supervisor],
+                cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
                 pass_fds=(inner.fileno(), report), start_new_session=True,
                 env={"PATH": PATH, "LANG": "C.UTF-8", "PYTHONDONTWRITEBYTECODE": "1"},
             )  # fmt: skip
         os.close(report)
         self.pid: int = self._reply()["init"]
+        self.init, self._kinds = self.pid, KINDS
+
+    def enter(self, pid: int) -> None:
+        """From now on programs run, and paths are seen, where this process is: the first one of a host that was booted inside."""
+        self.pid, self._kinds = pid, [*KINDS, "--cgroup"]
 
     def ask(self, do: str, **what: object) -> dict[str, Any]:
         """Have the supervisor do something; its answer tells how daemons and orphans are. Raises LabError."""
@@ -64,7 +70,7 @@ class Namespace:
 
     def command(self, argv: Sequence[str], user: str = "root", cwd: str = "/") -> list[str]:
         """The command line that runs argv inside as a user, from a folder; killed when whoever runs it is."""
-        enter = ["nsenter", f"--target={self.pid}", "--mount", "--pid", "--ipc", "--uts", "--net", f"--wdns={cwd}"]
+        enter = ["nsenter", f"--target={self.pid}", *self._kinds, f"--wdns={cwd}"]
         who = [] if user == "root" else [f"--reuid={user}", f"--regid={user}", "--init-groups"]
         return [*enter, "setpriv", "--pdeathsig=KILL", *who, "--", *argv]
 
@@ -84,5 +90,5 @@ class Namespace:
         try:
             self._process.wait(GRACE_S)
         except subprocess.TimeoutExpired:
-            os.kill(self.pid, signal.SIGKILL)
+            os.kill(self.init, signal.SIGKILL)
             self._process.wait()

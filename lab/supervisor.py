@@ -145,7 +145,8 @@ def main() -> None:
     os.write(report, b"init %d\n" % int(Path("/proc/self").readlink().name))
     outside = int(Path("/proc/self").readlink().name)
     try:
-        mounts.make(mounts.Wishes(**json.loads(sys.argv[3])))
+        wishes = mounts.Wishes(**json.loads(sys.argv[3]))
+        mounts.make_root(wishes) if wishes.boot else mounts.make(wishes)
     except mounts.MountError as error:
         control.sendall(json.dumps({"error": str(error)}).encode() + b"\n")
         return

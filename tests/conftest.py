@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from lab.buses import BROKER, DAEMON, PrivateBus, private_bus
+from lab.buses import PrivateBus, private_bus
+from lab.hosts import HOSTS
 from momservice.bus import connection, serving
 
 HERE = Path(__file__).parent
@@ -27,7 +28,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.xdist_group(level))
 
 
-@pytest.fixture(params=[DAEMON, BROKER])
+@pytest.fixture(scope="module", params=list(HOSTS))
+def hosts_bus(request: pytest.FixtureRequest) -> str:
+    """Which bus a module's host has, one after the other."""
+    bus: str = request.param
+    return bus
+
+
+@pytest.fixture(params=list(HOSTS))
 def bus(request: pytest.FixtureRequest) -> Iterator[PrivateBus]:
     """A bus that any user may connect to."""
     with private_bus(request.param) as running:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from lab.host import Host
+from lab.anyhost import AnyHost
+from lab.hosts import host_with
 
 EXAMPLES = Path(__file__).parents[2] / "doc/examples"
 # What each prints besides what it begins with.
@@ -20,8 +21,8 @@ EXPECTED = {
 
 
 @pytest.fixture(scope="module")
-def host() -> Iterator[Host]:
-    with Host(guests=0, libvirt=False, ksm=False) as running:
+def host(hosts_bus: str) -> Iterator[AnyHost]:
+    with host_with(hosts_bus) as running:
         ready = ["momctl", "stats", "--json"]
         running.wait_for(lambda: "mem_free" in running.run(ready).stdout, "the first figures")
         yield running
@@ -32,7 +33,7 @@ def test_every_example_is_run() -> None:
 
 
 @pytest.mark.parametrize("name", EXPECTED)
-def test_an_example_works(host: Host, name: str) -> None:
+def test_an_example_works(host: AnyHost, name: str) -> None:
     host.check(["momctl", "params", "replace"])
     done = host.run([str(EXAMPLES / name)])
     assert (done.returncode, done.stderr) == (0, "")
@@ -44,7 +45,7 @@ def test_an_example_works(host: Host, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", EXPECTED)
-def test_an_example_tells_a_refusal(host: Host, name: str) -> None:
+def test_an_example_tells_a_refusal(host: AnyHost, name: str) -> None:
     done = host.run([str(EXAMPLES / name)], user="alice")
     assert done.returncode != 0
     assert "org.freedesktop.DBus.Error.InteractiveAuthorizationRequired" in done.stderr or "Access denied" in done.stderr

@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
+from lab.anyhost import AnyHost
 from lab.common import PYTHON
-from lab.host import Host
+from lab.hosts import host_with
 
 NAME, PATH = "org.ovirt.MomHelper1", "/org/ovirt/MomHelper1"
 HERE = Path(__file__).parent
@@ -27,7 +28,7 @@ LAX_BUS = """<busconfig><type>system</type><listen>unix:path={0}</listen><policy
 class Stage:
     """A host with what runs in it for one test."""
 
-    def __init__(self, host: Host, folder: Path) -> None:
+    def __init__(self, host: AnyHost, folder: Path) -> None:
         self.host, self.folder, self.environment = host, folder, dict[str, str]()
         self.exit = ExitStack()
         (folder / "ksm").mkdir(parents=True)
@@ -106,13 +107,13 @@ def end(process: subprocess.Popen[Any]) -> None:
 
 
 @pytest.fixture(scope="module")
-def host() -> Iterator[Host]:
-    with Host(guests=0, libvirt=False, ksm=False, service=False) as host:
+def host(hosts_bus: str) -> Iterator[AnyHost]:
+    with host_with(hosts_bus, service=False) as host:
         yield host
 
 
 @pytest.fixture
-def stage(host: Host, tmp_path: Path) -> Iterator[Stage]:
+def stage(host: AnyHost, tmp_path: Path) -> Iterator[Stage]:
     folder = host.state / tmp_path.name
     stage = Stage(host, folder)
     with stage.exit:

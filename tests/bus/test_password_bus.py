@@ -5,55 +5,50 @@ from __future__ import annotations
 
 import os
 import pty
-import select
+import signal
 import termios
-import time
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
+from terminal import answered
 
-from lab.host import Host
+from lab.anyhost import AnyHost
+from lab.hosts import host_with
 
 pytestmark = pytest.mark.xdist_group("bus")
 
 PASSWORD = "correct horse"
-DEADLINE_S = 60
 
 
 @pytest.fixture(scope="module")
-def host() -> Iterator[Host]:
-    with Host(guests=0, libvirt=False, ksm=False) as running:
+def host(hosts_bus: str) -> Iterator[AnyHost]:
+    with host_with(hosts_bus) as running:
         running.check(["chpasswd"], input=f"root:{PASSWORD}\n")
         yield running
 
 
-def asked(host: Host, keys: str, *arguments: str) -> tuple[int, str, bool]:
+def asked(host: AnyHost, keys: str, *arguments: str) -> tuple[int, str, bool]:
     """momctl at a terminal of alice's, where `keys` answer the question: exit status, what was shown, and whether the echo is back."""
     outer, inner = pty.openpty()
     try:
         before = termios.tcgetattr(inner)
         command = ["setsid", "--ctty", "--wait", "momctl", *arguments]
-        process = host.popen(command, user="alice", stdin=inner, stdout=inner, stderr=inner, start_new_session=True)
-        shown, typed, end = b"", False, time.monotonic() + DEADLINE_S
-        while process.poll() is None or select.select([outer], [], [], 0)[0]:
-            assert time.monotonic() < end, shown
-            if select.select([outer], [], [], 0.1)[0]:
-                shown += os.read(outer, 65536)
-            # The agent switches the echo off, and drops what was typed before that.
-            if not typed and shown.endswith(b"Password: ") and not termios.tcgetattr(inner)[3] & termios.ECHO:
-                os.write(outer, keys.encode())
-                typed = True
-        return process.returncode, shown.decode(), termios.tcgetattr(inner) == before
+        # Whoever runs the tests in the background has them ignore Ctrl-C.
+        heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+        process = host.popen(command, "alice", stdin=inner, stdout=inner, stderr=inner, start_new_session=True, preexec_fn=heed)
+        status, shown = answered(outer, process, keys)
+        return status, shown, termios.tcgetattr(inner) == before
     finally:
         os.close(outer)
         os.close(inner)
 
 
-def agents(host: Host) -> str:
+def agents(host: AnyHost) -> str:
     return host.run(["pgrep", "pkttyagent"]).stdout
 
 
-def test_the_right_password_lets_a_user_in(host: Host) -> None:
+def test_the_right_password_lets_a_user_in(host: AnyHost) -> None:
     status, shown, restored = asked(host, f"{PASSWORD}\n", "pause", "--for", "1h")
     assert (status, restored) == (0, True), shown
     assert "org.ovirt.mom1.control" in shown
@@ -63,21 +58,21 @@ def test_the_right_password_lets_a_user_in(host: Host) -> None:
     host.check(["momctl", "resume"])
 
 
-def test_a_wrong_password_does_not(host: Host) -> None:
+def test_a_wrong_password_does_not(host: AnyHost) -> None:
     status, shown, restored = asked(host, "wrong\n", "reload")
     assert (status, restored) == (4, True), shown
     assert "momctl: polkit does not grant org.ovirt.mom1.control" in shown.splitlines()[-1]
     assert agents(host) == ""
 
 
-def test_ctrl_c_at_the_question_leaves_the_terminal_as_it_was(host: Host) -> None:
+def test_ctrl_c_at_the_question_leaves_the_terminal_as_it_was(host: AnyHost) -> None:
     status, shown, restored = asked(host, "\x03", "policy", "reset")
     assert (status, restored) == (-2, True), shown
     assert "Traceback" not in shown
     assert agents(host) == ""
 
 
-def test_nobody_is_asked_where_that_is_forbidden(host: Host) -> None:
+def test_nobody_is_asked_where_that_is_forbidden(host: AnyHost) -> None:
     status, shown, _ = asked(host, "", "pause", "--no-ask-password")
     assert status == 4
     assert "Password" not in shown

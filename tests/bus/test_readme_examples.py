@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from lab.host import Host
+from lab.anyhost import AnyHost
+from lab.hosts import host_with
 from momservice.snapshot import Snapshot
 from momservice.snapshot_text import write_snapshot
 
@@ -20,8 +21,8 @@ EXAMPLES = [line for block in BLOCKS for line in block.splitlines() if re.match(
 
 
 @pytest.fixture(scope="module")
-def host() -> Iterator[Host]:
-    with Host(guests=0, libvirt=False, ksm=False) as running:
+def host(hosts_bus: str) -> Iterator[AnyHost]:
+    with host_with(hosts_bus) as running:
         (running.state / "my.policy").write_text("(defvar mine 1)\n")
         (running.state / "world.json").write_text(write_snapshot(Snapshot()))
         (running.state / "cases.json").write_text('{"cases": [{"name": "mine", "policy": "(defvar mine 1)", "expect": {"results": [1]}}]}')
@@ -35,6 +36,6 @@ def test_there_are_examples_of_each_kind() -> None:
 
 
 @pytest.mark.parametrize("line", EXAMPLES)
-def test_an_example_works(host: Host, line: str) -> None:
+def test_an_example_works(host: AnyHost, line: str) -> None:
     done = host.run(["sh", "-c", line], cwd=str(host.state))
     assert done.returncode == 0, done.stdout + done.stderr

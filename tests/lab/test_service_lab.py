@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from lab.anyhost import AnyHost
 from lab.guests import Guest
 from lab.host import Host
+from lab.hosts import HOSTS
 
 pytestmark = pytest.mark.xdist_group("lab")
 CALL = ["busctl", "--json=short", "call", "org.ovirt.Mom1", "/org/ovirt/Mom1"]
@@ -19,38 +21,44 @@ GET = ["busctl", "--json=short", "get-property", "org.ovirt.Mom1", "/org/ovirt/M
 SHORT = {"pressure_threshold": 0.99, "ksm_free_percent": 0.99}
 
 
-def set_parameters(host: Host, values: dict[str, float]) -> None:
+def set_parameters(host: AnyHost, values: dict[str, float]) -> None:
     pairs = [word for name, value in values.items() for word in (name, "d", str(value))]
     host.check([*CALL, "org.ovirt.Mom1.Policy", "SetParameters", "a{sv}", str(len(values)), *pairs])
 
 
-def reasons(host: Host) -> list[str]:
+def reasons(host: AnyHost) -> list[str]:
     found: list[str] = json.loads(host.check([*GET, "org.ovirt.Mom1.Manager", "StatusReasons"]))["data"]
     return found
 
 
-def knobs(host: Host) -> dict[str, str]:
+def knobs(host: AnyHost) -> dict[str, str]:
     folder = host.path("/sys/kernel/mm/ksm")
     return {name: Path(folder, name).read_text().strip() for name in ("run", "pages_to_scan", "sleep_millisecs")}
 
 
-def found_knobs(host: Host) -> dict[str, str]:
+def found_knobs(host: AnyHost) -> dict[str, str]:
     return {name: host.knobs_before[name].strip() for name in ("run", "pages_to_scan", "sleep_millisecs")}
 
 
-def squeezed(host: Host) -> None:
+def squeezed(host: AnyHost) -> None:
     """KSM runs with other knobs than were found."""
     set_parameters(host, SHORT)
     host.wait_for(lambda: all(knobs(host)[name] != value for name, value in found_knobs(host).items()), "KSM to run", 30, "momservice")
 
 
+@pytest.fixture(params=list(HOSTS))
+def kind(request: pytest.FixtureRequest) -> type[AnyHost]:
+    """With either bus."""
+    return HOSTS[request.param]
+
+
 @pytest.fixture
-def host() -> Iterator[Host]:
-    with Host(guests=1, settle=True) as running:
+def host(kind: type[AnyHost]) -> Iterator[AnyHost]:
+    with kind(guests=1, settle=True) as running:
         yield running
 
 
-def test_a_killed_service_that_comes_back_starts_from_the_knobs_that_were_found(host: Host) -> None:
+def test_a_killed_service_that_comes_back_starts_from_the_knobs_that_were_found(host: AnyHost) -> None:
     squeezed(host)
     # Else the policy would, with its parameters kept, do at once what it did before.
     host.check([*CALL, "org.ovirt.Mom1.Policy", "RemoveNamedPolicy", "s", "10_ksm"])
@@ -61,7 +69,7 @@ def test_a_killed_service_that_comes_back_starts_from_the_knobs_that_were_found(
     host.wait_for(lambda: knobs(host) == found_knobs(host), "the knobs to be back", 40)
 
 
-def test_a_killed_service_that_stays_away_has_its_knobs_put_back(host: Host) -> None:
+def test_a_killed_service_that_stays_away_has_its_knobs_put_back(host: AnyHost) -> None:
     squeezed(host)
     host.path("/usr/bin/momservice").rename(host.path("/usr/bin/momservice.away"))
     host.kill_service()
@@ -69,7 +77,7 @@ def test_a_killed_service_that_stays_away_has_its_knobs_put_back(host: Host) -> 
     host.wait_for(lambda: knobs(host) == found_knobs(host), "the knobs to be back", 40)
 
 
-def test_a_killed_helper_has_its_knobs_put_back_and_is_started_again_later(host: Host) -> None:
+def test_a_killed_helper_has_its_knobs_put_back_and_is_started_again_later(host: AnyHost) -> None:
     squeezed(host)
     host.check(["pkill", "--signal", "KILL", "--full", "/usr/libexec/momhelper$"])
     host.wait_for(lambda: knobs(host) == found_knobs(host), "the knobs to be back", 10)
@@ -78,13 +86,13 @@ def test_a_killed_helper_has_its_knobs_put_back_and_is_started_again_later(host:
     host.wait_for(lambda: knobs(host)["run"] == "1" and host.status() == "active", "KSM to be back", 60, "momservice")
 
 
-def test_a_stopped_service_puts_the_knobs_back_at_once(host: Host) -> None:
+def test_a_stopped_service_puts_the_knobs_back_at_once(host: AnyHost) -> None:
     squeezed(host)
     assert host.stop_service() == 0
     assert knobs(host) == found_knobs(host)
 
 
-def test_a_missing_helper_costs_ksm_and_nothing_else(host: Host) -> None:
+def test_a_missing_helper_costs_ksm_and_nothing_else(host: AnyHost) -> None:
     program = host.path("/usr/libexec/momhelper")
     text = program.read_text()
     program.write_text("#!/bin/false\n")
@@ -96,8 +104,8 @@ def test_a_missing_helper_costs_ksm_and_nothing_else(host: Host) -> None:
     host.wait_for(lambda: host.status() == "active" and knobs(host)["run"] == "1", "KSM to be back", 60, "momservice")
 
 
-def test_libvirt_may_come_later_and_go_again() -> None:
-    with Host(guests=0, libvirt=False, ksm=False) as host:
+def test_libvirt_may_come_later_and_go_again(kind: type[AnyHost]) -> None:
+    with kind(guests=0, libvirt=False, ksm=False) as host:
         host.wait_for(lambda: host.status() == "degraded", "the service to say what is missing")
         assert [line for line in reasons(host) if line.startswith("libvirt is unavailable: ")]
         host.start_libvirt()
@@ -135,8 +143,8 @@ def test_a_guest_without_driver_and_one_that_ends_stop_nobody() -> None:
         assert "Traceback" not in host.log("momservice")
 
 
-def test_anybody_sees_guests_as_objects_and_hears_of_their_balloons() -> None:
-    with Host(guests=2, settle=True, ksm=False) as host:
+def test_anybody_sees_guests_as_objects_and_hears_of_their_balloons(kind: type[AnyHost]) -> None:
+    with kind(guests=2, settle=True, ksm=False) as host:
         listed = host.check(["busctl", "--list", "tree", "org.ovirt.Mom1"], user="alice").split()
         objects = [f"/org/ovirt/Mom1/guest/00000000_0000_4000_8000_00000000000{number}" for number in (1, 2)]
         assert [path for path in listed if path.startswith("/org/ovirt/Mom1/guest/")] == objects
