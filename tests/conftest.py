@@ -18,14 +18,19 @@ HERE = Path(__file__).parent
 # First: xdist takes the groups over into its own names when its turn comes.
 @pytest.hookimpl(tryfirst=True)  # type: ignore[untyped-decorator] # pytest 7.2 carries no types for it
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep each level that starts hosts on one worker, where a module's host is ended before the next module starts its own.
+    """Keep together on one worker what shares a host: a module of `bus`; all of `lab`, since hosts that write KSM's knobs wait for each other.
 
-    Two workers would start each module's host twice, and two hosts that write KSM's knobs wait for each other.
+    `lab` takes longest of all that can't be shared out, so it comes first.
     """
+    items.sort(key=lambda item: level(item) != "lab")
     for item in items:
-        level = item.path.relative_to(HERE).parts[0]
-        if level in ("lab", "bus") and not item.get_closest_marker("xdist_group"):
-            item.add_marker(pytest.mark.xdist_group(level))
+        if level(item) in ("lab", "bus") and not item.get_closest_marker("xdist_group"):
+            item.add_marker(pytest.mark.xdist_group("lab" if level(item) == "lab" else item.path.stem))
+
+
+def level(item: pytest.Item) -> str:
+    """The folder it is in."""
+    return item.path.relative_to(HERE).parts[0]
 
 
 @pytest.fixture(scope="module", params=list(HOSTS))

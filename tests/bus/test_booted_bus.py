@@ -15,8 +15,6 @@ from lab import bus
 from lab.booted import BootedDaemonHost, BootedHost
 from lab.buses import BROKER
 
-pytestmark = pytest.mark.xdist_group("bus")
-
 # A unit each: the exposure that it has at most, as systemd-analyze reckons (10: unconfined), times ten.
 EXPOSURE = {"momservice": 4, "momhelper": 5, "momhelper-guests": 4, "mom-rpc-bridge": 4}
 # The helpers' names by their units, their users, and a call that changes nothing.

@@ -16,8 +16,6 @@ from lab.anyhost import AnyHost
 from lab.buses import BROKER
 from lab.hosts import host_with
 
-pytestmark = pytest.mark.xdist_group("bus")
-
 FILE = "/var/lib/prometheus/node-exporter/mom.prom"
 PAGE = Path(__file__).parents[2] / "doc/mom-metrics.md"
 

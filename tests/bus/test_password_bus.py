@@ -16,8 +16,6 @@ from terminal import answered
 from lab.anyhost import AnyHost
 from lab.hosts import host_with
 
-pytestmark = pytest.mark.xdist_group("bus")
-
 PASSWORD = "correct horse"
 
 

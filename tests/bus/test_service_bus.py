@@ -25,8 +25,6 @@ from momservice.client import BlockingClient
 from momservice.errors import InvalidArgs, InvalidPolicy, LimitsExceeded, NotStored, OutOfRange, UnknownGuest, UnknownParameter
 from momservice.policy import Call, Place
 
-pytestmark = pytest.mark.xdist_group("bus")
-
 BASE = '(defvar threshold 5)\n(defvar label "x")\n(defvar fraction 0.5)\n'
 KSM = "(def merge (n) (if n (Host.Control 'ksm_run' n) nil))\n(merge Host.mem_free)\n(with Guests g { (+ g.mem_free 1) })"
 NOBODY = "00000000-0000-0000-0000-000000000001"

@@ -15,8 +15,6 @@ from terminal import answered
 
 from lab.booted import BootedHost
 
-pytestmark = pytest.mark.xdist_group("bus")
-
 PASSWORD = "correct horse"
 # With this variable momctl has its agent stand back behind one that the session has already.
 SCRIPT = 'loginctl show-session "${XDG_SESSION_ID:?}" --property=Name; momctl pause --for 1h'
