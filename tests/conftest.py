@@ -18,7 +18,7 @@ HERE = Path(__file__).parent
 # First: xdist takes the groups over into its own names when its turn comes.
 @pytest.hookimpl(tryfirst=True)  # type: ignore[untyped-decorator] # pytest 7.2 carries no types for it
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep together on one worker what shares a host: a module of `bus`; all of `lab`, since hosts that write KSM's knobs wait for each other.
+    """Keep together on one worker what shares a host: a module of `bus`; all of `lab`, since hosts that write KSM's knobs wait for another.
 
     `lab` takes longest of all that can't be shared out, so it comes first.
     """
