@@ -167,9 +167,11 @@ class Helper:
     def __init__(self, knobs: Knobs, gone_s: float = 30.0, lease_s: float = 60.0, idle_s: float = 60.0) -> None:
         self._knobs, self._gone_s, self._lease_s, self._idle_s = knobs, gone_s, lease_s, idle_s
         self._lease, self._idle = 0.0, time.monotonic() + idle_s  # When they end.
+        self._seen = time.monotonic()  # When the service was there.
 
     async def _answer(self, call: Call) -> list[object]:
-        self._idle = (now := time.monotonic()) + self._idle_s
+        self._seen = now = time.monotonic()
+        self._idle = now + self._idle_s
         match call.member:
             case "Apply":
                 self._lease = now + self._lease_s
@@ -188,7 +190,7 @@ class Helper:
     async def run(self) -> int:
         """Serve until a signal or idleness ends it (0) or the bus is lost (1)."""
         connection = await Connection.open()
-        gate, stop, lost, seen = Gate(connection), asyncio.Event(), asyncio.ensure_future(connection.lost()), time.monotonic()
+        gate, stop, lost = Gate(connection), asyncio.Event(), asyncio.ensure_future(connection.lost())
         interface, methods = load_interfaces(NAME + ".xml")[NAME], dict.fromkeys(("Apply", "Read", "Renew", "Restore"), self._answer)
         export = Export(interface, methods, gate.check, lambda: {"Knobs": list(self._knobs.read())}, guard_first=True)
         connection.serve(OBJECT, export)
@@ -199,8 +201,8 @@ class Helper:
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
         while not stop.is_set() and not lost.done() and (self._knobs.saved or time.monotonic() < self._idle):
             await asyncio.sleep(TICK_S)
-            seen = time.monotonic() if gate.service_present else seen
-            if self._knobs.saved and time.monotonic() > min(self._lease, seen + self._gone_s):
+            self._seen = time.monotonic() if gate.service_present else self._seen
+            if self._knobs.saved and time.monotonic() > min(self._lease, self._seen + self._gone_s):
                 self._knobs.restore()
         self._knobs.restore(STOP_S)
         return int(lost.done())

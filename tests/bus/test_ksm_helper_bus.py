@@ -210,7 +210,9 @@ def test_refused_calls_use_up_nothing(stage: Stage) -> None:
 
 def test_the_service_gone_too_long(stage: Stage) -> None:
     stage.start_helper(gone=3)
+    time.sleep(1.5)
     service = stage.probe("--own")
+    # Between two looks of the helper, perhaps.
     service.apply(run=1)
     service.process.kill()
     gone = time.monotonic()
