@@ -290,9 +290,10 @@ class Engine:
         except HypervisorUnavailable as error:
             self._guests_asked = True
             self._reasons.set("hypervisor", f"libvirt is unavailable: {error}")
-            # No news isn't "no guests"; but figures that have grown old must not look fresh.
-            if time.monotonic() - self._guests_seen_s > STALE_INTERVALS * self._config.guest_monitor_interval_s:
-                await self._sample_guests([*self._history.guests.values()])
+            # No news isn't "no guests", for which variables from before this process wait; but old figures must not look fresh.
+            known = [*self._history.guests.values()]
+            if known and time.monotonic() - self._guests_seen_s > STALE_INTERVALS * self._config.guest_monitor_interval_s:
+                await self._sample_guests(known)
             return
         self._reasons.set("hypervisor", "")
         self._guests_seen_s = time.monotonic()
