@@ -13,10 +13,11 @@ from typing import Any, ClassVar
 
 import pytest
 
+from momservice.chosen import Parts
 from momservice.collectors import Moment
 from momservice.config import Config, ConfigError
 from momservice.controllers import HelperUnavailable, Outcome, World
-from momservice.engine import Engine, Parts
+from momservice.engine import Engine
 from momservice.fields import Control, Field, Names, Schema
 from momservice.hypervisor import GuestRecord, HypervisorUnavailable
 from momservice.policy import Wanted
@@ -127,8 +128,8 @@ class Bench:
 
     def rounds(self, times: int = 1) -> None:
         async def once() -> None:
-            await self.engine._guarded("host", 5, self.engine._host_round)
-            await self.engine._guarded("guests", 5, self.engine._guest_round)
+            await self.engine._guarded("host", 5, self.engine._sampling.host_round)
+            await self.engine._guarded("guests", 5, self.engine._sampling.guest_round)
             await self.engine._guarded("policy", 5, self.engine._policy_round)
 
         for _ in range(times):
@@ -220,7 +221,8 @@ def test_a_helper_that_hangs_holds_up_neither_the_cycle_nor_the_others(monkeypat
 
         hanging: list[int] = []
         monkeypatch.setattr(bench.knob, "apply", hang)
-        for work in (bench.engine._host_round, bench.engine._guest_round, bench.engine._policy_round, bench.engine._policy_round):
+        sampling, decide = bench.engine._sampling, bench.engine._policy_round
+        for work in (sampling.host_round, sampling.guest_round, decide, decide):
             await work()
         assert (len(hanging), len(bench.balloon.wanted)) == (1, 2)
         release.set()
@@ -392,19 +394,19 @@ def test_a_hung_guest_helper_holds_up_no_sample(monkeypatch: pytest.MonkeyPatch)
 
     async def scenario() -> None:
         for _ in range(2):
-            await bench.engine._guest_round()
+            await bench.engine._sampling.guest_round()
 
-    monkeypatch.setattr(bench.engine, "_parts", replace(bench.configure()[1], settle=hang))
+    monkeypatch.setattr(bench.engine._sampling, "_parts", replace(bench.configure()[1], settle=hang))
     asyncio.run(asyncio.wait_for(scenario(), 30))
-    assert len(bench.engine._history.table.rows) == 2
+    assert len(bench.engine._sampling.history.table.rows) == 2
 
 
 def test_controllers_see_what_policies_do_not() -> None:
     bench = Bench()
-    bench.engine._parts = replace(bench.configure()[1], host=[], unseen=[bench.host])
-    asyncio.run(bench.engine._host_round())
+    bench.engine._sampling._parts = replace(bench.configure()[1], host=[], unseen=[bench.host])
+    asyncio.run(bench.engine._sampling.host_round())
     assert bench.engine.statistics()[0] == {}
-    assert bench.engine._world().host == {"mem_free": 5}
+    assert bench.engine._sampling.world().host == {"mem_free": 5}
 
 
 def test_a_reload_that_cannot_be_used_changes_nothing() -> None:

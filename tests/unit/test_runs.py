@@ -54,7 +54,7 @@ def bench() -> Bench:
 
 
 def test_the_loop_goes_on_while_a_policy_runs(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    asyncio.run(Slow(monkeypatch).during(bench, bench.engine._guest_round))
+    asyncio.run(Slow(monkeypatch).during(bench, bench.engine._sampling.guest_round))
     assert (len(bench.engine.runs), variable(bench), bench.knob.wanted[-1]) == (2, 1, [("host", 1)])
 
 

@@ -75,7 +75,7 @@ def rounds(meter: Meter) -> Scene:
     async def scenario() -> None:
         for uuids in (UUIDS, UUIDS, []):
             scene.bench.source.answer = records(scene, uuids)
-            await meter.during(scene.bench.engine._guest_round())
+            await meter.during(scene.bench.engine._sampling.guest_round())
         await until(lambda: len(scene.bus.told("InterfacesRemoved", OBJECT_MANAGER)) == GUESTS)
 
     asyncio.run(scenario())
@@ -137,10 +137,10 @@ def test_a_run_sees_guests_and_their_samples_together() -> None:
     bench = Bench('(with Guests g (g.Control "target" g.mem))')
 
     async def scenario() -> None:
-        await bench.engine._host_round()
+        await bench.engine._sampling.host_round()
         for number in (GUESTS, GUESTS // 2, GUESTS):
             bench.source.answer = [GuestRecord(uuid, uuid, 1) for uuid in UUIDS[:number]]
-            sampling = asyncio.ensure_future(bench.engine._guest_round())
+            sampling = asyncio.ensure_future(bench.engine._sampling.guest_round())
             while not sampling.done():
                 await bench.engine._policy_round()
             await sampling
@@ -158,7 +158,7 @@ def test_whoever_hears_of_a_guest_gets_no_answer_from_before_it() -> None:
         ask = next(export for export in scene.bus.served[PATH] if export.interface.name == MANAGER).methods[call.member]
         assert await ask(call) == array([])
         scene.bench.source.answer = records(scene, UUIDS)
-        sampling = asyncio.ensure_future(scene.bench.engine._guest_round())
+        sampling = asyncio.ensure_future(scene.bench.engine._sampling.guest_round())
         while not scene.bus.told("InterfacesAdded", OBJECT_MANAGER):
             await asyncio.sleep(0)
         assert not sampling.done()
