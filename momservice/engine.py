@@ -267,8 +267,9 @@ class Engine:
         for warning in config.warnings:
             log.warning("%s", warning)
         logging.getLogger().setLevel(config.verbosity)
-        self._config, self._parts, self._actor.controllers = config, parts, parts.controllers
+        self._config, self._parts = config, parts
         self._sampling.use(config, parts)
+        self._actor.use(parts.controllers)
         log.info("configuration and policies reloaded")
         self.wake()
 

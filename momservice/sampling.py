@@ -51,6 +51,10 @@ class Sampling:
 
     def use(self, config: Config, parts: Parts) -> None:
         """Sample as another configuration says, from the next round on."""
+        for kind in ("host", "guest"):
+            # Of a collector that isn't used any more nobody else would ever say that it is well.
+            for reason in _collectors(self._parts, kind).keys() - _collectors(parts, kind).keys():
+                self._reasons.set(reason, "")
         self._config, self._parts = config, parts
         self.history.resize(config.history_length)
 
@@ -71,7 +75,7 @@ class Sampling:
         self.history.host.append(self._collect([(part.NAME, partial(part.collect, moment)) for part in self._parts.host], problems))
         self._unseen = self._collect([(part.NAME, partial(part.collect, moment)) for part in self._parts.unseen], problems)
         await self._watchers.tell_in_turns("sampled", self.world())
-        self._blame("host", [part.NAME for part in (*self._parts.host, *self._parts.unseen)], problems)
+        self._blame("host", problems)
 
     async def guest_round(self) -> None:
         """List the guests and sample each."""
@@ -119,7 +123,7 @@ class Sampling:
             self._forget(uuid)
         self.history.sample(row)
         await self._watchers.tell_in_turns("sampled", self.world())
-        self._blame("guest", [part.NAME for part in self._parts.guest], problems)
+        self._blame("guest", problems)
 
     @staticmethod
     def _collect(sources: Sequence[tuple[str, Callable[[], Sample]]], problems: dict[str, str]) -> Sample:
@@ -133,9 +137,16 @@ class Sampling:
                 problems.setdefault(name, f"collector {name} failed: {fault(error)}")
         return sample
 
-    def _blame(self, kind: str, names: Sequence[str], problems: Mapping[str, str]) -> None:
-        for name in names:
-            self._reasons.set(f"{kind} collector {name}", problems.get(name, ""))
+    def _blame(self, kind: str, problems: Mapping[str, str]) -> None:
+        """Only those that are in use now: a round may have begun before a reload."""
+        for reason, name in _collectors(self._parts, kind).items():
+            self._reasons.set(reason, problems.get(name, ""))
 
     def _moment(self) -> Moment:
         return Moment(time.monotonic(), time.time(), self._config.guest_monitor_interval_s, list(self.history.guests.values()))
+
+
+def _collectors(parts: Parts, kind: str) -> dict[str, str]:
+    """The names of the collectors in use, each by what its reason is called."""
+    used = (*parts.host, *parts.unseen) if kind == "host" else parts.guest
+    return {f"{kind} collector {part.NAME}": part.NAME for part in used}

@@ -422,6 +422,19 @@ def test_a_reload_that_cannot_be_used_changes_nothing() -> None:
     assert bench.engine.status() == ("active", [])
 
 
+def test_a_reload_takes_the_troubles_of_parts_along_that_it_takes_out() -> None:
+    bench = Bench('(Host.Control "knob" 1)')
+    bench.host.fault, bench.guest.bad, bench.knob.fault = OSError("gone"), "a", HelperUnavailable("nobody answers")
+    bench.balloon.fault = KeyError("x")
+    bench.rounds()
+    assert len(bench.engine.status()[1]) == 4
+    bench.engine._configure = lambda: (bench.config, replace(bench.configure()[1], host=[], guest=[], controllers=[bench.balloon]))
+    asyncio.run(bench.engine.reload())
+    # What is still in use stays to blame, until it is well.
+    assert bench.engine.status() == ("degraded", ["controller Target failed: KeyError: 'x'"])
+    assert bench.engine.helper_available
+
+
 def test_all_rounds_run_together() -> None:
     bench = Bench()
     fed: list[int] = []
