@@ -12,6 +12,7 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 
+from momservice.bus.refusals import untold
 from momservice.controllers import SENT, Controller, HelperUnavailable, Outcome, World
 from momservice.policy import Decisions, Wanted
 from momservice.reasons import Reasons
@@ -140,4 +141,4 @@ class Actor:
             self._miss(LEASED, error)
 
     def _miss(self, part: str, error: HelperUnavailable) -> None:
-        self._reasons.set(HELPER + part, f"{part} is unavailable: {error}")
+        self._reasons.set(HELPER + part, f"{part} is unavailable: {error}", untold(error.__cause__))

@@ -13,6 +13,8 @@ from typing import Any, ClassVar
 
 import pytest
 
+from momservice.bus.connection import ERROR, CallError
+from momservice.bus.refusals import told
 from momservice.chosen import Parts
 from momservice.collectors import Moment
 from momservice.config import Config, ConfigError
@@ -204,6 +206,20 @@ def test_a_helper_that_was_missed_is_asked_for_until_it_is_back() -> None:
     bench.knob.fault = None
     asyncio.run(bench.engine._lease_round())
     assert bench.engine.status() == ("active", [])
+
+
+def test_what_a_bus_says_of_a_missed_helper_is_only_for_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    bench = Bench()
+    refusal = CallError(ERROR + "Spawn.ExecFailed", "Failed to execute /usr/libexec/helper")
+    bench.knob.fault = HelperUnavailable(told(refusal))
+    bench.knob.fault.__cause__ = refusal
+    bench.rounds(2)
+    reason = "Knob is unavailable: it can't be started (org.freedesktop.DBus.Error.Spawn.ExecFailed)"
+    assert bench.engine.status() == ("degraded", [reason])
+    assert bench.engine.last_error == reason
+    # Once, like the reason.
+    lines = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert lines == [reason + ": Failed to execute /usr/libexec/helper"]
 
 
 def test_a_helper_that_hangs_holds_up_neither_the_cycle_nor_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
