@@ -218,14 +218,14 @@ class Engine:
             return
         world = replace(world, parameters=self._store.values)
         program, generation = self._store.program, self._store.generation
-        self.last_evaluation_us = world.taken_us
         # In a thread: a policy may take a second.
-        decisions, self.evaluation_duration_us = await self._thread.run(partial(_timed, program, world), None)
+        decisions, took_us = await self._thread.run(partial(_timed, program, world), None)
         if self._pausing.reason or generation != self._store.generation:
             # It was overtaken: by a pause, or by other policies or parameters, whose run is next.
             return
+        self.last_evaluation_us, self.evaluation_duration_us = world.taken_us, took_us
         self._run_number += 1
-        run = PolicyRun(self._run_number, generation, program, world, decisions, self.evaluation_duration_us)
+        run = PolicyRun(self._run_number, generation, program, world, decisions, took_us)
         self.runs.append(run)
         self._take(decisions)
         self.watchers.tell("ran", run)
