@@ -18,7 +18,8 @@ from typing import Any, NoReturn
 from momservice import __version__, building, config, parts, store
 from momservice.bus import service
 from momservice.bus.connection import BusLost, CallError, Connection
-from momservice.engine import Engine, Parts
+from momservice.chosen import Parts
+from momservice.engine import Engine
 from momservice.errors import Busy
 from momservice.explanations import Explainer
 from momservice.garbage import Garbage

@@ -12,6 +12,7 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 
+from momservice.bus.refusals import untold
 from momservice.controllers import SENT, Controller, HelperUnavailable, Outcome, World
 from momservice.policy import Decisions, Wanted
 from momservice.reasons import Reasons
@@ -23,18 +24,18 @@ log = logging.getLogger(__name__)
 
 # The controller whose helper wants to be told that the service lives.
 LEASED = "KSM"
-# What begins the name of a missed helper among the reasons.
-HELPER = "helper "
+# What begins the name of a missed helper, or of a controller that fails, among the reasons.
+HELPER, CONTROLLER = "helper ", "controller "
 
 # By entity and control, what became of it and why.
 News = dict[tuple[str, str], tuple[str, str]]
 
 
 class Actor:
-    """Applies decisions. `controllers` may be replaced between cycles."""
+    """Applies decisions."""
 
     def __init__(self, controllers: Sequence[Controller], reasons: Reasons, watchers: Watchers) -> None:
-        self.controllers = controllers
+        self._controllers = controllers
         self._reasons = reasons
         self._watchers = watchers
         self._running: dict[str, asyncio.Future[None]] = {}
@@ -46,6 +47,14 @@ class Actor:
         """Whether the helpers answered when they were last needed."""
         return not any(part.startswith(HELPER) for part in self._reasons.lines)
 
+    def use(self, controllers: Sequence[Controller]) -> None:
+        """Have others from the next cycle on."""
+        for name in {part.NAME for part in self._controllers} - {part.NAME for part in controllers}:
+            # Nobody else would ever say that it is well.
+            self._reasons.set(CONTROLLER + name, "")
+            self._reasons.set(HELPER + name, "")
+        self._controllers = controllers
+
     async def apply(self, run: PolicyRun, world: World, limit_s: float) -> None:
         """Begin to apply what a run decided; gives up waiting, not applying, after `limit_s`.
 
@@ -53,7 +62,7 @@ class Actor:
         """
         decisions = run.decisions
         self._warn_of_stray(decisions)
-        for part in self.controllers:
+        for part in self._controllers:
             if part.NAME in self._running and not self._running[part.NAME].done():
                 log.debug("%s: the last cycle's controls are still under way", part.NAME)
                 continue
@@ -64,7 +73,7 @@ class Actor:
             await asyncio.wait(self._running.values(), timeout=limit_s)
 
     def _warn_of_stray(self, decisions: Decisions) -> None:
-        known = {control.name for part in self.controllers for control in part.CONTROLS}
+        known = {control.name for part in self._controllers for control in part.CONTROLS}
         stray = sorted({wanted.name for wanted in decisions.controls} - known)
         if stray and stray != self._stray:
             log.warning("no controller is configured for %s: the policy sets it in vain", shown(", ".join(stray)))
@@ -78,9 +87,9 @@ class Actor:
             return
         except Exception as error:
             log.debug("controller %s", part.NAME, exc_info=True)
-            self._reasons.set(f"controller {part.NAME}", f"controller {part.NAME} failed: {fault(error)}")
+            self._reasons.set(CONTROLLER + part.NAME, f"controller {part.NAME} failed: {fault(error)}")
             return
-        self._reasons.set(f"controller {part.NAME}", "")
+        self._reasons.set(CONTROLLER + part.NAME, "")
         if any(outcome.status in SENT for outcome in outcomes):
             self._reasons.set(HELPER + part.NAME, "")
         run.outcomes.update({(outcome.entity, outcome.control, outcome.item): outcome for outcome in outcomes})
@@ -118,7 +127,7 @@ class Actor:
 
     async def ask_for_missed(self) -> None:
         """Ask for each helper that was missed, also when nothing is wanted of it any more, so that its return is seen."""
-        for part in self.controllers:
+        for part in self._controllers:
             if HELPER + part.NAME in self._reasons.lines:
                 with suppress(HelperUnavailable):
                     await part.probe()
@@ -132,4 +141,4 @@ class Actor:
             self._miss(LEASED, error)
 
     def _miss(self, part: str, error: HelperUnavailable) -> None:
-        self._reasons.set(HELPER + part, f"{part} is unavailable: {error}")
+        self._reasons.set(HELPER + part, f"{part} is unavailable: {error}", untold(error.__cause__))

@@ -108,7 +108,8 @@ class Client:
     async def guest_states(self) -> dict[str, GuestState]:
         """The state of every guest, by UUID."""
         objects = await self._one(OBJECT_MANAGER, "GetManagedObjects")
-        guests: list[dict[str, Any]] = [plain(interfaces[GUEST]) for interfaces in objects.values()]
+        # Later versions may have objects of other kinds.
+        guests: list[dict[str, Any]] = [plain(interfaces[GUEST]) for interfaces in objects.values() if GUEST in interfaces]
         return {guest["Uuid"]: GuestState(guest["State"], guest["StateReasons"], guest["Capabilities"]) for guest in guests}
 
     async def explain(self, entity: str, last: int = 1) -> list[Explanation]:

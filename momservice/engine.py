@@ -11,26 +11,21 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Protocol
 
 from momservice.acting import Actor
 from momservice.bus.connection import ERROR, CallError
-from momservice.collectors import GuestCollector, HostCollector, Moment
+from momservice.chosen import Parts
 from momservice.config import Config, ConfigError, needs_restart
-from momservice.controllers import Controller, HelperUnavailable, World
-from momservice.fields import Schema
-from momservice.history import History
-from momservice.hypervisor import GuestRecord, HypervisorUnavailable
-from momservice.hypervisor.guests_state import STALE_INTERVALS
+from momservice.controllers import HelperUnavailable
 from momservice.hypervisor.workers import Workers
 from momservice.pausing import Pausing
 from momservice.policy import Decisions, Program, decide
 from momservice.reasons import Reasons
-from momservice.slices import each, in_turns
+from momservice.sampling import Hypervisor, Sampling
 from momservice.snapshot import EMPTY, Sample, Snapshot, Value
 from momservice.store import PolicyStore
 from momservice.text import fault, shown
@@ -46,37 +41,6 @@ KEPT_RUNS = 10
 STUCK_INTERVALS, STUCK_S = 3, 60
 
 
-class Hypervisor(Protocol):
-    """Where guests are learned of."""
-
-    @property
-    def connected(self) -> bool:
-        """Whether it answers."""
-
-    async def guests(self) -> Sequence[GuestRecord]:
-        """The guests that there are now, by name, then UUID. Raises HypervisorUnavailable."""
-
-
-@dataclass(frozen=True, slots=True)
-class Parts:
-    """What the configuration chose: the collectors and controllers in use, and the names that policies may use with them."""
-
-    schema: Schema
-    host: Sequence[HostCollector]
-    # What controllers need for safety, or clients see, and policies don't.
-    unseen: Sequence[HostCollector]
-    guest: Sequence[GuestCollector]
-    controllers: Sequence[Controller]
-    # Called after each guest round: sets the statistics period of new guests.
-    settle: Callable[[Sequence[GuestRecord], World], Awaitable[None]]
-    # Called before the first round: puts back what a service that crashed has left.
-    begin: Callable[[], Awaitable[None]]
-    # Called every few seconds: prolongs the lease of the knobs.
-    renew: Callable[[], Awaitable[None]]
-    # Called at the end: puts the knobs back.
-    restore: Callable[[], Awaitable[None]]
-
-
 class Engine:
     """Runs the rounds and tells how they go. Public attributes are what `org.ovirt.Mom1.Manager` shows."""
 
@@ -87,20 +51,16 @@ class Engine:
         self._config, self._parts, self._configure = config, parts, configure
         self._store = store
         self._hypervisor = hypervisor
-        self._history = History(config.history_length)
-        self._unseen: Sample = EMPTY
         # Who wants to hear what happens, here and in the store.
         self.watchers = store.watchers
         # The last runs, newest last.
         self.runs: deque[PolicyRun] = deque(maxlen=KEPT_RUNS)
         self._run_number = 0
         self._reasons = Reasons(changed=partial(self.watchers.tell, "reasons_changed"))
+        self._sampling = Sampling(config, parts, hypervisor, self._reasons, self.watchers)
         self._actor = Actor(parts.controllers, self._reasons, self.watchers)
         self._thread = Workers(1, "run")
-        self._settling: asyncio.Future[None] | None = None
         self._pausing = Pausing(self._paused_or_resumed)
-        self._guests_seen_s = time.monotonic()
-        self._guests_asked = False
         # Why the last run wasn't the compiled form's.
         self._abandoned = ""
         self._beats: dict[str, tuple[float, int]] = {}
@@ -150,12 +110,12 @@ class Engine:
 
     def statistics(self) -> tuple[Sample, dict[str, Sample]]:
         """The newest values of the host's fields and of each guest's by UUID."""
-        host = self._history.host[-1] if self._history.host else EMPTY
-        return host, self._history.newest()
+        host = self._sampling.history.host[-1] if self._sampling.history.host else EMPTY
+        return host, self._sampling.history.newest()
 
     def active_guests(self) -> list[tuple[str, str]]:
         """UUID and name of each guest, by name."""
-        return [(record.uuid, record.name) for record in self._history.guests.values()]
+        return [(record.uuid, record.name) for record in self._sampling.history.guests.values()]
 
     def pause(self, reason: str, seconds: int) -> None:
         """Stop deciding for so long, 0: until `resume`."""
@@ -181,18 +141,18 @@ class Engine:
 
     def snapshot(self) -> Snapshot | None:
         """The world now; None before the first host sample."""
-        if not self._history.host:
+        if not self._sampling.history.host:
             return None
-        return self._history.snapshot(self._config.policy_engine_interval_s, time.time_ns() // 1000)
+        return self._sampling.history.snapshot(self._config.policy_engine_interval_s, time.time_ns() // 1000)
 
     @property
     def variables(self) -> Mapping[str, Mapping[str, Value]]:
         """What policies have kept, by entity. Set once, before the first run, to what they had kept in the process before."""
-        return self._history.variables
+        return self._sampling.history.variables
 
     @variables.setter
     def variables(self, kept: Mapping[str, Mapping[str, Value]]) -> None:
-        self._history.variables = kept
+        self._sampling.history.variables = kept
 
     # The rounds
 
@@ -201,8 +161,8 @@ class Engine:
         await self._actor.ask_ksm(self._parts.begin)
         self._beats = {name: (time.monotonic(), MAX_TICK_S) for name in ("host", "guests", "lease", "policy")}
         await asyncio.gather(
-            self._every("host", lambda: self._config.host_monitor_interval_s, self._host_round),
-            self._every("guests", lambda: self._config.guest_monitor_interval_s, self._guest_round),
+            self._every("host", lambda: self._config.host_monitor_interval_s, self._sampling.host_round),
+            self._every("guests", lambda: self._config.guest_monitor_interval_s, self._sampling.guest_round),
             self._every("lease", lambda: MAX_TICK_S, self._lease_round),
             self._policy_rounds(),
             self._ticks(feed_watchdog),
@@ -217,8 +177,7 @@ class Engine:
             await asyncio.sleep(due - time.monotonic())
 
     async def _policy_rounds(self) -> None:
-        # The first run waits for the first samples, of guests as well if libvirt is there.
-        while not (self._history.host and self._guests_asked):
+        while not self._sampling.begun:
             await asyncio.sleep(0.05)
         while True:
             interval_s = self._config.policy_engine_interval_s
@@ -253,105 +212,28 @@ class Engine:
         await self._actor.ask_for_missed()
         await self._actor.ask_ksm(self._parts.renew)
 
-    async def _host_round(self) -> None:
-        moment = self._moment()
-        problems: dict[str, str] = {}
-        self._history.host.append(self._collect([(part.NAME, partial(part.collect, moment)) for part in self._parts.host], problems))
-        self._unseen = self._collect([(part.NAME, partial(part.collect, moment)) for part in self._parts.unseen], problems)
-        await self.watchers.tell_in_turns("sampled", self._world())
-        self._blame("host", [part.NAME for part in (*self._parts.host, *self._parts.unseen)], problems)
-
-    @staticmethod
-    def _collect(sources: Sequence[tuple[str, Callable[[], Sample]]], problems: dict[str, str]) -> Sample:
-        """One sample from several sources; one that fails costs its own fields and is noted."""
-        sample: dict[str, Value] = {}
-        for name, collect in sources:
-            try:
-                sample |= collect()
-            except Exception as error:
-                log.debug("collector %s", name, exc_info=True)
-                problems.setdefault(name, f"collector {name} failed: {fault(error)}")
-        return sample
-
-    def _blame(self, kind: str, names: Sequence[str], problems: Mapping[str, str]) -> None:
-        for name in names:
-            self._reasons.set(f"{kind} collector {name}", problems.get(name, ""))
-
-    def _moment(self) -> Moment:
-        return Moment(time.monotonic(), time.time(), self._config.guest_monitor_interval_s, list(self._history.guests.values()))
-
-    def _world(self) -> World:
-        host = {**(self._history.host[-1] if self._history.host else EMPTY), **self._unseen}
-        return World(host, self._history.guests, time.monotonic(), time.time(), self._config.guest_monitor_interval_s)
-
-    async def _guest_round(self) -> None:
-        try:
-            records = await self._hypervisor.guests()
-        except HypervisorUnavailable as error:
-            self._guests_asked = True
-            self._reasons.set("hypervisor", f"libvirt is unavailable: {error}")
-            # No news isn't "no guests"; but figures that have grown old must not look fresh.
-            if time.monotonic() - self._guests_seen_s > STALE_INTERVALS * self._config.guest_monitor_interval_s:
-                await self._sample_guests([*self._history.guests.values()])
-            return
-        self._reasons.set("hypervisor", "")
-        self._guests_seen_s = time.monotonic()
-        before = self._history.guests.keys()
-        try:
-            await self._sample_guests(records)
-        finally:
-            # Not earlier: the first run waits for it.
-            self._guests_asked = True
-        now = self._history.guests.keys()
-        if before != now:
-            self.watchers.tell("guests_changed", sorted(now - before), sorted(before - now))
-        # In a task of its own: a helper that hangs must not hold up the next sample.
-        if self._settling is None or self._settling.done():
-            self._settling = asyncio.ensure_future(self._parts.settle(records, self._world()))
-
-    def _forget(self, uuid: str) -> None:
-        for part in (*self._parts.guest, *self._parts.controllers):
-            if forget := getattr(part, "forget", None):
-                forget(uuid)
-
-    async def _sample_guests(self, records: Sequence[GuestRecord]) -> None:
-        moment, parts = self._moment(), self._parts.guest
-        problems: dict[str, str] = {}
-
-        def sample(record: GuestRecord) -> Sample:
-            return self._collect([(part.NAME, partial(part.collect, record, moment)) for part in parts], problems)
-
-        here = {record.uuid: record for record in records}
-        row = await in_turns(each(sample, here.values()))
-        # Guests and their samples at once: a run may come between two turns.
-        for uuid in self._history.keep([*here.values()]):
-            self._forget(uuid)
-        self._history.sample(row)
-        await self.watchers.tell_in_turns("sampled", self._world())
-        self._blame("guest", [part.NAME for part in parts], problems)
-
     async def _policy_round(self) -> None:
         world = self.snapshot()
         if self._pausing.reason or world is None:
             return
         world = replace(world, parameters=self._store.values)
         program, generation = self._store.program, self._store.generation
-        self.last_evaluation_us = world.taken_us
         # In a thread: a policy may take a second.
-        decisions, self.evaluation_duration_us = await self._thread.run(partial(_timed, program, world), None)
+        decisions, took_us = await self._thread.run(partial(_timed, program, world), None)
         if self._pausing.reason or generation != self._store.generation:
             # It was overtaken: by a pause, or by other policies or parameters, whose run is next.
             return
+        self.last_evaluation_us, self.evaluation_duration_us = world.taken_us, took_us
         self._run_number += 1
-        run = PolicyRun(self._run_number, generation, program, world, decisions, self.evaluation_duration_us)
+        run = PolicyRun(self._run_number, generation, program, world, decisions, took_us)
         self.runs.append(run)
         self._take(decisions)
         self.watchers.tell("ran", run)
-        await self._actor.apply(run, self._world(), self._config.policy_engine_interval_s / 2)
+        await self._actor.apply(run, self._sampling.world(), self._config.policy_engine_interval_s / 2)
         self.watchers.tell("acted", run)
 
     def _take(self, decisions: Decisions) -> None:
-        self._history.take(decisions.variables)
+        self._sampling.history.take(decisions.variables)
         for text in decisions.debug:
             log.debug("policy: %s", shown(text, 1000))
         self._reasons.set("policy", self._trouble(decisions))
@@ -364,7 +246,7 @@ class Engine:
         if not decisions.failures:
             return ""
         first, more = decisions.failures[0], len(decisions.failures) - 1
-        guest = self._history.guests.get(first.entity or "")
+        guest = self._sampling.history.guests.get(first.entity or "")
         line = f"policy run: {f'guest {shown(guest.name)}: ' if guest else ''}{first}{f' (and {more} more)' if more else ''}"
         return line + ("; the run was ended and no control of it is applied" if decisions.ended else "")
 
@@ -385,8 +267,9 @@ class Engine:
         for warning in config.warnings:
             log.warning("%s", warning)
         logging.getLogger().setLevel(config.verbosity)
-        self._config, self._parts, self._actor.controllers = config, parts, parts.controllers
-        self._history.resize(config.history_length)
+        self._config, self._parts = config, parts
+        self._sampling.use(config, parts)
+        self._actor.use(parts.controllers)
         log.info("configuration and policies reloaded")
         self.wake()
 

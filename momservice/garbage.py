@@ -12,11 +12,14 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from momservice.watching import PolicyRun, Watcher
+from momservice.controllers import World
+from momservice.watching import Watcher
 
 # So many new objects are searched within a millisecond. There are more when the collector was off: policies run without it, for they
 # make no cycles.
 MOST_YOUNG: Final = 2000
+# The generation that gc calls a full search.
+FULL: Final = 2
 # What has outlived so many searches of the youngest is searched once more: Python's 10 make that take ten milliseconds.
 YOUNG_SEARCHES: Final = 3
 # All is searched when so many times as many objects are set aside as were left by the last full search, and some more.
@@ -44,8 +47,8 @@ class Garbage(Watcher):
         gc.set_threshold(*self._threshold)
         gc.unfreeze()
 
-    def acted(self, run: PolicyRun) -> None:
-        """See Watcher."""
+    def sampled(self, world: World) -> None:
+        """See Watcher. That is told in a pause as well."""
         if self._clock() - self._counted_s < COUNTED_EVERY_S:
             return
         self._counted_s = self._clock()
@@ -61,7 +64,8 @@ class Garbage(Watcher):
 
     @staticmethod
     def _heard(phase: str, info: Mapping[str, Any]) -> None:
-        """Before and after each search."""
-        if (phase == "start" and gc.get_count()[0] > MOST_YOUNG) or (phase == "stop" and info["generation"]):
+        """Before and after each search; a full one is only ever ours."""
+        young = info["generation"] < FULL
+        if (phase == "start" and young and gc.get_count()[0] > MOST_YOUNG) or (phase == "stop" and info["generation"]):
             # This takes no time, however much there is.
             gc.freeze()

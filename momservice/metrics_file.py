@@ -73,13 +73,11 @@ class MetricsFile(Watcher):
         targets = ((outcome.entity, outcome.applied) for outcome in outcomes if outcome.control == TARGET.name)
         self._tally.targets_kib.update((uuid, kib) for uuid, kib in targets if kib is not None)
 
-    def guests_changed(self, _added: Sequence[str], removed: Sequence[str]) -> None:
-        """Forget guests that are gone."""
-        for uuid in removed:
-            self._tally.targets_kib.pop(uuid, None)
-
-    def sampled(self, _world: World) -> None:
-        """Write if the policy doesn't run."""
+    def sampled(self, world: World) -> None:
+        """Forget guests that are gone; write if the policy doesn't run."""
+        # Some may have gone before it was told what became of their controls.
+        for uuid in self._tally.targets_kib.keys() - world.guests.keys():
+            del self._tally.targets_kib[uuid]
         if self._clock() - self._begun_s > PATIENCE * self._engine.interval_ms / 1000:
             self._begin()
 

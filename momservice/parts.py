@@ -8,6 +8,7 @@ from itertools import chain
 from typing import Protocol
 
 from momservice.bus.connection import Connection
+from momservice.chosen import Parts
 from momservice.collectors import planned as planned_collectors
 from momservice.collectors import registry
 from momservice.config import Config, ConfigError
@@ -16,7 +17,6 @@ from momservice.controllers.balloon import Balloon
 from momservice.controllers.guest_helper import GuestHelper
 from momservice.controllers.ksm import Ksm
 from momservice.controllers.stats_period import StatsPeriod
-from momservice.engine import Parts
 from momservice.fields import GUEST_PROPERTIES, HOST_PROPERTIES, Control, Field, Schema, names
 
 # The KSM controller compares what it wants with what there is, and clients see the host's memory whatever policies see.

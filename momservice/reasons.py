@@ -25,15 +25,15 @@ class Reasons:
     last_error: str = ""
     changed: Callable[[Mapping[str, str]], None] = lambda _lines: None
 
-    def set(self, part: str, reason: str) -> None:
-        """Set the reason of a part; "" when it is well. It may quote libvirt, a helper or a guest."""
+    def set(self, part: str, reason: str, detail: str = "") -> None:
+        """Set the reason of a part; "" when it is well. It may quote libvirt, a helper or a guest. `detail`: more, only for the log."""
         reason = shown(reason, MAX_CHARACTERS)
         if reason:
             self.last_error = reason
         if reason == self.lines.get(part, ""):
             return
         if reason:
-            log.warning("%s", reason)
+            log.warning("%s%s", reason, f": {shown(detail, MAX_CHARACTERS)}" if detail else "")
             self.lines[part] = reason
         else:
             log.info("%s: well again", part)

@@ -165,12 +165,8 @@ class PolicyStore:
             set_by_clients = {name: parameter.value for name, parameter in self._built.layers.parameters.items()}
             return cast(DryRun, await self._offload(partial(dry_run, chosen, live(self.world(), set_by_clients), known)))
 
-    def parameters(self) -> dict[str, Parameter]:
-        """All parameters of the policies in force."""
-        return dict(self.each_parameter())
-
     def each_parameter(self) -> Iterator[tuple[str, Parameter]]:
-        """The same one by one, for a file of policies may have many thousands; of those that are in force at the first."""
+        """All parameters, one by one, for a file of policies may have many thousands; of the policies that are in force at the first."""
         built = self._built
         mine = built.layers.clients()
         for name, default in built.program.parameters.items():

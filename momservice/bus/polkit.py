@@ -11,13 +11,16 @@ from contextlib import asynccontextmanager, suppress
 from types import MappingProxyType
 from typing import Final
 
+from momservice.bus.bounds import Seldom
 from momservice.bus.connection import Call, CallError, Connection, Variant
 from momservice.bus.names import MANAGER, OBJECT_MANAGER, POLICY
-from momservice.bus.refusals import told
+from momservice.bus.refusals import told, untold
 from momservice.errors import AccessDenied, InteractiveAuthorizationRequired, LimitsExceeded
 from momservice.text import shown
 
 log = logging.getLogger(__name__)
+# Callers can cause what it says.
+log.addFilter(Seldom())
 
 POLKIT = ("org.freedesktop.PolicyKit1", "/org/freedesktop/PolicyKit1/Authority", "org.freedesktop.PolicyKit1.Authority")
 # What polkit's own errors begin with: it answered, and it is the question that it didn't like.
@@ -119,8 +122,13 @@ class PolkitGate:
         raise AccessDenied(f"polkit does not grant {action} to the caller of {call.member}")
 
     async def _missed(self, error: CallError) -> None:
+        if error.name.startswith(POLKIT_ERROR):
+            # No reason of the status, for others may well be authorized: the log alone says what is wrong, such as actions without owner.
+            log.warning("polkit refuses to check: %s", shown(str(error)))
         if error.name.startswith(POLKIT_ERROR) or error.name == CALLER_GONE:
             return self._answered("")
+        if self.available and (text := untold(error)):
+            log.warning("polkit does not answer: %s", shown(text))
         self._answered(f"polkit does not answer, only root can change anything: {told(error)}")
         if not self._watching:
             self._watching = True
@@ -155,5 +163,5 @@ class PolkitGate:
         subject = ["system-bus-name", {"name": Variant("s", call.sender)}]
         body = [subject, action, dict(details), flags, cancellation]
         reply = await self._connection.call(*POLKIT, "CheckAuthorization", "(sa{sv})sa{ss}us", *body, deadline_s=deadline_s)
-        authorized, challenge, told = reply[0]
-        return bool(authorized), bool(challenge) and "polkit.dismissed" not in told
+        authorized, challenge, answers = reply[0]
+        return bool(authorized), bool(challenge) and "polkit.dismissed" not in answers

@@ -35,8 +35,13 @@ _WORDS: Final[Mapping[str, str]] = {
 _OTHERWISE: Final = "our call fails"
 
 
+def untold(error: BaseException | None) -> str:
+    """What the bus said, or a program that we call, where `told` doesn't quote it; "" otherwise. Only for the log."""
+    return error.text if isinstance(error, CallError) and error.name not in _TOLD else ""
+
+
 def told(error: BusLost | CallError) -> str:
-    """One line that names the error and quotes nothing of the bus. The whole text goes to the log, as a detail."""
+    """One line that names the error and quotes nothing of the bus. The whole text goes to the log, each time as a detail."""
     if isinstance(error, BusLost) or error.name in _TOLD:
         return str(error)
     log.debug("%s: %s", shown(error.name), shown(error.text, 1000))

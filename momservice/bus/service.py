@@ -80,6 +80,7 @@ def publish(
         Export(interfaces[OBJECT_MANAGER], {"GetManagedObjects": guests.managed_objects.answer}, gate.authorize),
     ]
     connection.serve(PATH, *exports)
-    # In this order: signals of what the guests have noted, then properties as the others have left them.
-    engine.watchers.all += [guests, signals, host, statistics, PropertyWatch(PATH, exports, changes)]
+    # In this order: whoever hears of something and asks gets no older answer; signals of what the guests have noted; then properties as the
+    # others have left them.
+    engine.watchers.all += [statistics, guests, signals, host, PropertyWatch(PATH, exports, changes)]
     return gate

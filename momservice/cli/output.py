@@ -68,7 +68,6 @@ def let_go() -> None:
             drop(stream)
 
 
-
 def one_line(text: str) -> str:
     """The text without anything that could break a line or steer a terminal."""
     return "".join(c if c.isprintable() else " " for c in " ".join(text.split()))

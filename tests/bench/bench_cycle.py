@@ -108,7 +108,7 @@ async def recorded() -> dict[str, float]:
     cpu, evaluation = [], []
     for _ in range(CYCLES):
         begin = time.process_time()
-        for work in (engine._host_round, engine._guest_round, engine._policy_round):
+        for work in (engine._sampling.host_round, engine._sampling.guest_round, engine._policy_round):
             await work()
         cpu.append((time.process_time() - begin) * 1e3)
         evaluation.append(engine.evaluation_duration_us / 1e3)

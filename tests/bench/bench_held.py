@@ -120,7 +120,7 @@ class Scene:
 
     async def cycle(self) -> None:
         """A sample of everything and a run of the policy."""
-        for work in (self.engine._host_round, self.engine._guest_round, self.engine._policy_round):
+        for work in (self.engine._sampling.host_round, self.engine._sampling.guest_round, self.engine._policy_round):
             await work()
 
     async def call(self, member: str, interface: str, signature: str = "", *args: Any, path: str = PATH) -> None:
@@ -235,28 +235,28 @@ async def cycles(scene: Scene) -> dict[str, float]:
         scene.have([])
 
     figures = {
-        "guests come": await scene.best(engine._guest_round, none),
-        "guests go": await scene.best(engine._guest_round, all_there),
+        "guests come": await scene.best(engine._sampling.guest_round, none),
+        "guests go": await scene.best(engine._sampling.guest_round, all_there),
     }
     await none()
     for _ in range(12):
         await scene.cycle()
-    figures["host round"] = await scene.best(engine._host_round)
-    figures["guest round, all balloons move"] = await scene.best(engine._guest_round)
+    figures["host round"] = await scene.best(engine._sampling.host_round)
+    figures["guest round, all balloons move"] = await scene.best(engine._sampling.guest_round)
 
     async def told() -> None:
-        await engine._guest_round()
+        await engine._sampling.guest_round()
         # Properties are told at most every second.
         await asyncio.sleep(1.2)
 
     figures["properties told"] = await scene.best(told)
     figures["policy round, nothing wanted"] = await scene.best(engine._policy_round)
     await scene.store.set_policies({"a": SHRINKING})
-    figures["policy round, all balloons shrink"] = await scene.best(engine._policy_round, engine._guest_round)
+    figures["policy round, all balloons shrink"] = await scene.best(engine._policy_round, engine._sampling.guest_round)
     await scene.store.set_policies({"a": FAILING})
-    figures["policy round, all fail"] = await scene.best(engine._policy_round, engine._guest_round)
+    figures["policy round, all fail"] = await scene.best(engine._policy_round, engine._sampling.guest_round)
     await scene.store.set_policies({"a": GREEDY})
-    figures["policy round, greedy"] = await scene.best(engine._policy_round, engine._guest_round)
+    figures["policy round, greedy"] = await scene.best(engine._policy_round, engine._sampling.guest_round)
     await scene.store.set_policies({"a": SHRINKING}, replace=True)
     for _ in range(10):
         await scene.cycle()

@@ -10,7 +10,7 @@ import time
 from typing import Any
 
 import pytest
-from dbus_next import MessageFlag
+from dbus_next import Message, MessageFlag
 from served import LONG, ONE, OTHER, UNREAD, Served, plain_server, run, stranger, to, until
 
 from lab.buses import PrivateBus
@@ -146,8 +146,10 @@ def test_who_has_left_before_it_is_known_costs_no_answer(address: str, monkeypat
         for caller in leave:
             caller.send_all([call] * 5)
             caller.close()
-        # While the loop is here: the bus has seen them go before it is asked who they were.
-        time.sleep(0.5)
+        # In the loop's thread: the bus has seen them go before it is asked who they were.
+        names = Message("org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus", "ListNames")
+        while {caller.name for caller in leave}.intersection(*stays.call(names).body):
+            time.sleep(0.01)
         gc.collect()
         gc.disable()
         assert (await asyncio.to_thread(stays.call, call)).body == [LONG]

@@ -71,8 +71,9 @@ class Scene:
     async def cycle(self, times: int = 1) -> None:
         """The three rounds; then all that is to be sent has been."""
         engine = self.bench.engine
+        sampling = engine._sampling
         for _ in range(times):
-            for name, work in (("host", engine._host_round), ("guests", engine._guest_round), ("policy", engine._policy_round)):
+            for name, work in (("host", sampling.host_round), ("guests", sampling.guest_round), ("policy", engine._policy_round)):
                 await engine._guarded(name, 5, work)
 
     def property(self, uuid: str, name: str) -> Any:
@@ -343,7 +344,7 @@ def test_a_run_that_fails_is_told_with_its_places_and_its_end() -> None:
 
 def test_pressure_is_told_when_its_level_changes() -> None:
     async def scenario(scene: Scene) -> None:
-        world = scene.bench.engine._world()
+        world = scene.bench.engine._sampling.world()
         for some in (20.0, 21.0, 1.0):
             scene.bench.engine.watchers.tell("sampled", replace(world, host={SOME: some, FULL: 0.5}))
         assert scene.bus.told("PressureChanged") == [("some", 20.0, 0.5), ("none", 1.0, 0.5)]

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from momservice import errors
-from momservice.bus.connection import BusLost, CallError, Connection, load_interfaces
-from momservice.bus.names import MANAGER, XML
+from momservice.bus.connection import BusLost, CallError, Connection, Variant, load_interfaces
+from momservice.bus.names import GUEST, MANAGER, XML
 from momservice.client import BlockingClient, Client, ServiceStatus, ServiceUnavailable
 from momservice.link import Link
-from momservice.replies import PROPERTIES
+from momservice.replies import PROPERTIES, GuestState
 
 NAMES = {kind.error_name: kind for kind in errors.MomError.__subclasses__()}
 NO_BUS = "unix:path=/nonexistent/bus"
@@ -65,6 +65,13 @@ def test_both_clients_have_the_same_methods() -> None:
 def test_an_error_comes_back_as_the_class_of_its_name(name: str) -> None:
     with pytest.raises(NAMES[name], match="text"):
         asyncio.run(client(Broken(CallError(name, "text"))).ping())
+
+
+def test_objects_that_are_no_guests_are_passed_over() -> None:
+    texts = {"Uuid": Variant("s", "a"), "State": Variant("s", "managed")}
+    guest = {**texts, "StateReasons": Variant("as", []), "Capabilities": Variant("a{ss}", {})}
+    objects = {"/guest/a": {GUEST: guest}, "/hold/1": {"org.ovirt.Mom1.Hold": {}}}
+    assert asyncio.run(client(Broken(answer=[objects])).guest_states()) == {"a": GuestState("managed", [], {})}
 
 
 def test_another_error_stays_what_it_is() -> None:

@@ -13,10 +13,13 @@ from typing import Any, ClassVar
 
 import pytest
 
+from momservice.bus.connection import ERROR, CallError
+from momservice.bus.refusals import told
+from momservice.chosen import Parts
 from momservice.collectors import Moment
 from momservice.config import Config, ConfigError
 from momservice.controllers import HelperUnavailable, Outcome, World
-from momservice.engine import Engine, Parts
+from momservice.engine import Engine
 from momservice.fields import Control, Field, Names, Schema
 from momservice.hypervisor import GuestRecord, HypervisorUnavailable
 from momservice.policy import Wanted
@@ -127,8 +130,8 @@ class Bench:
 
     def rounds(self, times: int = 1) -> None:
         async def once() -> None:
-            await self.engine._guarded("host", 5, self.engine._host_round)
-            await self.engine._guarded("guests", 5, self.engine._guest_round)
+            await self.engine._guarded("host", 5, self.engine._sampling.host_round)
+            await self.engine._guarded("guests", 5, self.engine._sampling.guest_round)
             await self.engine._guarded("policy", 5, self.engine._policy_round)
 
         for _ in range(times):
@@ -205,6 +208,20 @@ def test_a_helper_that_was_missed_is_asked_for_until_it_is_back() -> None:
     assert bench.engine.status() == ("active", [])
 
 
+def test_what_a_bus_says_of_a_missed_helper_is_only_for_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    bench = Bench()
+    refusal = CallError(ERROR + "Spawn.ExecFailed", "Failed to execute /usr/libexec/helper")
+    bench.knob.fault = HelperUnavailable(told(refusal))
+    bench.knob.fault.__cause__ = refusal
+    bench.rounds(2)
+    reason = "Knob is unavailable: it can't be started (org.freedesktop.DBus.Error.Spawn.ExecFailed)"
+    assert bench.engine.status() == ("degraded", [reason])
+    assert bench.engine.last_error == reason
+    # Once, like the reason.
+    lines = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert lines == [reason + ": Failed to execute /usr/libexec/helper"]
+
+
 def test_a_helper_that_hangs_holds_up_neither_the_cycle_nor_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     bench = Bench()
     bench.config = replace(bench.config, policy_engine_interval_s=1)
@@ -220,7 +237,8 @@ def test_a_helper_that_hangs_holds_up_neither_the_cycle_nor_the_others(monkeypat
 
         hanging: list[int] = []
         monkeypatch.setattr(bench.knob, "apply", hang)
-        for work in (bench.engine._host_round, bench.engine._guest_round, bench.engine._policy_round, bench.engine._policy_round):
+        sampling, decide = bench.engine._sampling, bench.engine._policy_round
+        for work in (sampling.host_round, sampling.guest_round, decide, decide):
             await work()
         assert (len(hanging), len(bench.balloon.wanted)) == (1, 2)
         release.set()
@@ -392,19 +410,19 @@ def test_a_hung_guest_helper_holds_up_no_sample(monkeypatch: pytest.MonkeyPatch)
 
     async def scenario() -> None:
         for _ in range(2):
-            await bench.engine._guest_round()
+            await bench.engine._sampling.guest_round()
 
-    monkeypatch.setattr(bench.engine, "_parts", replace(bench.configure()[1], settle=hang))
+    monkeypatch.setattr(bench.engine._sampling, "_parts", replace(bench.configure()[1], settle=hang))
     asyncio.run(asyncio.wait_for(scenario(), 30))
-    assert len(bench.engine._history.table.rows) == 2
+    assert len(bench.engine._sampling.history.table.rows) == 2
 
 
 def test_controllers_see_what_policies_do_not() -> None:
     bench = Bench()
-    bench.engine._parts = replace(bench.configure()[1], host=[], unseen=[bench.host])
-    asyncio.run(bench.engine._host_round())
+    bench.engine._sampling._parts = replace(bench.configure()[1], host=[], unseen=[bench.host])
+    asyncio.run(bench.engine._sampling.host_round())
     assert bench.engine.statistics()[0] == {}
-    assert bench.engine._world().host == {"mem_free": 5}
+    assert bench.engine._sampling.world().host == {"mem_free": 5}
 
 
 def test_a_reload_that_cannot_be_used_changes_nothing() -> None:
@@ -418,6 +436,19 @@ def test_a_reload_that_cannot_be_used_changes_nothing() -> None:
         asyncio.run(bench.engine.reload())
     bench.rounds()
     assert bench.engine.status() == ("active", [])
+
+
+def test_a_reload_takes_the_troubles_of_parts_along_that_it_takes_out() -> None:
+    bench = Bench('(Host.Control "knob" 1)')
+    bench.host.fault, bench.guest.bad, bench.knob.fault = OSError("gone"), "a", HelperUnavailable("nobody answers")
+    bench.balloon.fault = KeyError("x")
+    bench.rounds()
+    assert len(bench.engine.status()[1]) == 4
+    bench.engine._configure = lambda: (bench.config, replace(bench.configure()[1], host=[], guest=[], controllers=[bench.balloon]))
+    asyncio.run(bench.engine.reload())
+    # What is still in use stays to blame, until it is well.
+    assert bench.engine.status() == ("degraded", ["controller Target failed: KeyError: 'x'"])
+    assert bench.engine.helper_available
 
 
 def test_all_rounds_run_together() -> None:

@@ -20,7 +20,7 @@ from prometheus_client.openmetrics import parser as openmetrics
 
 from momservice import metrics_file
 from momservice.collectors import registry
-from momservice.controllers import Outcome
+from momservice.controllers import Outcome, World
 from momservice.metrics import LEFT_OUT, TABLE, State, Tally, families, text
 from momservice.metrics_file import MetricsFile, put
 from momservice.snapshot import Sample, Value
@@ -176,7 +176,7 @@ class Clock:
 
 
 RUN: Any = SimpleNamespace(decisions=SimpleNamespace(failures=[1, 2]))
-WORLD: Any = None
+WORLD = World({}, {}, 0, 0, 5)
 
 
 def tried(work: Callable[[MetricsFile, FakeEngine, Clock], Awaitable[None]], file: Path | None) -> FakeEngine:
@@ -258,7 +258,8 @@ def test_without_runs_it_is_written_at_the_same_pace(tmp_path: Path) -> None:
 def test_a_guest_that_is_gone_has_no_target_any_more(tmp_path: Path) -> None:
     async def work(writer: MetricsFile, _engine: FakeEngine, _clock: Clock) -> None:
         writer.applied(RUN, [Outcome(UUID, "balloon_target", 1, 1024, "applied")])
-        writer.guests_changed([], [UUID])
+        assert value(text(writer.state()), "mom_guest_balloon_target_bytes", name="vm1") == 1024 * 1024
+        writer.sampled(WORLD)
         assert value(text(writer.state()), "mom_guest_balloon_target_bytes") is None
 
     tried(work, tmp_path / "mom.prom")

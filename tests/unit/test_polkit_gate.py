@@ -155,7 +155,7 @@ def test_root_does_not_wait_long_for_a_polkit_that_is_known_to_hang() -> None:
     asyncio.run(run())
 
 
-def test_available_says_how_polkit_is_and_its_return_is_seen() -> None:
+def test_available_says_how_polkit_is_and_its_return_is_seen(caplog: pytest.LogCaptureFixture) -> None:
     async def run() -> None:
         bus = Bus(ABSENT, uid=0)
         reasons: list[str] = []
@@ -168,9 +168,10 @@ def test_available_says_how_polkit_is_and_its_return_is_seen() -> None:
         assert [bool(reason) for reason in reasons] == [True, False]
 
     asyncio.run(run())
+    assert [record.getMessage() for record in caplog.records] == [f"polkit does not answer: {ABSENT}"]
 
 
-def test_a_polkit_that_dislikes_the_question_is_available_and_refuses() -> None:
+def test_a_polkit_that_dislikes_the_question_is_available_and_refuses(caplog: pytest.LogCaptureFixture) -> None:
     async def run() -> None:
         under_test = gate(Bus(NOT_TRUSTED))
         with pytest.raises(errors.AccessDenied, match="polkit refuses to check"):
@@ -178,6 +179,8 @@ def test_a_polkit_that_dislikes_the_question_is_available_and_refuses() -> None:
         assert under_test.available
 
     asyncio.run(run())
+    # What is to be mended, such as actions without an owner, isn't for the caller.
+    assert [record.getMessage() for record in caplog.records] == [f"polkit refuses to check: {NOT_TRUSTED}"]
 
 
 def test_a_user_has_few_checks_in_flight_and_gets_them_back() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from momservice.bus.connection import Call, Marshalled
 from momservice.bus.manager import Manager
 from momservice.bus.policy import Policy
-from momservice.bus.shared import SLICE, SLICE_BYTES, SharedAnswer, in_slices
+from momservice.bus.shared import SLICE, SLICE_BYTES, SharedAnswer, Statistics, in_slices
 from momservice.dry_runs import DryRun
 from momservice.explained import Explanation
 from momservice.policy import Decisions, Diagnostic, Failure, Place, Wanted
@@ -58,6 +58,21 @@ def test_a_caller_that_goes_takes_nothing_from_the_others() -> None:
         await asyncio.sleep(0)
         ready.set()
         assert await second == b"x"
+
+    asyncio.run(scenario())
+
+
+def test_a_sample_outdates_all_statistics() -> None:
+    async def scenario() -> None:
+        figures: dict[str, Any] = {"host": {}, "guests": {}, "names": []}
+        engine: Any = SimpleNamespace(statistics=lambda: (figures["host"], figures["guests"]), active_guests=lambda: figures["names"])
+        told = Statistics(engine)
+        shared = (told.statistics, told.host_statistics, told.active_guests)
+        before = [await each.answer(CALL) for each in shared]
+        figures.update(host={"mem_free": 1}, guests={"g": {"mem": 2}}, names=[("g", "vm")])
+        assert [await each.answer(CALL) for each in shared] == before
+        told.sampled(CALL)
+        assert all(new != old for new, old in zip([await each.answer(CALL) for each in shared], before, strict=True))
 
     asyncio.run(scenario())
 

@@ -12,8 +12,10 @@ from test_balloon_controller import guest, want, world
 from test_bus_signals import Scene, until
 from test_engine import Bench, GuestPart
 
+from momservice.bus.connection import Call
 from momservice.bus.guests import Guests
-from momservice.bus.names import OBJECT_MANAGER
+from momservice.bus.marshal import array
+from momservice.bus.names import MANAGER, OBJECT_MANAGER, PATH
 from momservice.bus.signals import Signals
 from momservice.controllers import Outcome, World
 from momservice.controllers.balloon import Balloon
@@ -73,7 +75,7 @@ def rounds(meter: Meter) -> Scene:
     async def scenario() -> None:
         for uuids in (UUIDS, UUIDS, []):
             scene.bench.source.answer = records(scene, uuids)
-            await meter.during(scene.bench.engine._guest_round())
+            await meter.during(scene.bench.engine._sampling.guest_round())
         await until(lambda: len(scene.bus.told("InterfacesRemoved", OBJECT_MANAGER)) == GUESTS)
 
     asyncio.run(scenario())
@@ -135,10 +137,10 @@ def test_a_run_sees_guests_and_their_samples_together() -> None:
     bench = Bench('(with Guests g (g.Control "target" g.mem))')
 
     async def scenario() -> None:
-        await bench.engine._host_round()
+        await bench.engine._sampling.host_round()
         for number in (GUESTS, GUESTS // 2, GUESTS):
             bench.source.answer = [GuestRecord(uuid, uuid, 1) for uuid in UUIDS[:number]]
-            sampling = asyncio.ensure_future(bench.engine._guest_round())
+            sampling = asyncio.ensure_future(bench.engine._sampling.guest_round())
             while not sampling.done():
                 await bench.engine._policy_round()
             await sampling
@@ -146,6 +148,26 @@ def test_a_run_sees_guests_and_their_samples_together() -> None:
     asyncio.run(scenario())
     assert len({len(run.snapshot.guests) for run in bench.engine.runs}) > 1
     assert all(not run.decisions.failures for run in bench.engine.runs)
+
+
+def test_whoever_hears_of_a_guest_gets_no_answer_from_before_it() -> None:
+    scene, call = Scene(names=()), Call("", PATH, MANAGER, "GetActiveGuests", (), False)
+
+    async def scenario() -> None:
+        await scene.cycle()
+        ask = next(export for export in scene.bus.served[PATH] if export.interface.name == MANAGER).methods[call.member]
+        assert await ask(call) == array([])
+        scene.bench.source.answer = records(scene, UUIDS)
+        sampling = asyncio.ensure_future(scene.bench.engine._sampling.guest_round())
+        while not scene.bus.told("InterfacesAdded", OBJECT_MANAGER):
+            await asyncio.sleep(0)
+        assert not sampling.done()
+        answer = await ask(call)
+        assert isinstance(answer, bytes)
+        assert UUIDS[0].encode() in answer
+        await sampling
+
+    asyncio.run(scenario())
 
 
 def test_what_is_told_in_turns_is_told_in_its_order() -> None:

@@ -188,7 +188,7 @@ def test_parameters_are_bound_instead_of_their_defaults_and_add_up() -> None:
     asyncio.run(made.set_policies({"a": "(defvar i 1) (defvar f 0.5)", "b": "(+ i f)"}))
     asyncio.run(made.set_parameters({"i": 10}, 7))
     asyncio.run(made.set_parameters({"f": 2}, 8))
-    found = made.parameters()
+    found = dict(made.each_parameter())
     assert (found["i"].value, found["i"].origin, found["i"].uid) == (10, "client", 7)
     assert (found["f"].value, found["f"].uid) == (2.0, 8)
     assert list(evaluate(made.program, replace(WORLD, parameters=made.values)).results)[-1] == 12.0
@@ -201,7 +201,7 @@ def test_parameters_that_are_told_one_by_one_are_those_of_one_moment() -> None:
     first = next(told)
     asyncio.run(made.set_policies({"a": "(defvar i 2)"}))
     assert {name: parameter.value for name, parameter in (first, *told)} == {"i": 1, "f": 0.5}
-    assert made.parameters()["i"].value == 2
+    assert dict(made.each_parameter())["i"].value == 2
 
 
 def test_replacing_parameters_puts_the_others_back_to_their_defaults() -> None:
@@ -209,7 +209,7 @@ def test_replacing_parameters_puts_the_others_back_to_their_defaults() -> None:
     asyncio.run(made.set_policies({"a": "(defvar i 1) (defvar f 0.5)"}))
     asyncio.run(made.set_parameters({"i": 10}, 7))
     asyncio.run(made.set_parameters({"f": 2}, 7, replace=True))
-    assert {name: (p.value, p.origin) for name, p in made.parameters().items()} == {"i": (1, "default"), "f": (2.0, "client")}
+    assert {name: (p.value, p.origin) for name, p in made.each_parameter()} == {"i": (1, "default"), "f": (2.0, "client")}
 
 
 @pytest.mark.parametrize(
@@ -220,7 +220,7 @@ def test_a_bad_parameter_refuses_all_of_them(values: dict[str, Any], error: type
     asyncio.run(made.set_policies({"a": "(defvar i 1) (defvar f 0.5)"}))
     with pytest.raises(error):
         asyncio.run(made.set_parameters({"i": 5, **values}, 7))
-    assert made.parameters()["i"].value == 1
+    assert dict(made.each_parameter())["i"].value == 1
 
 
 def test_a_parameter_survives_a_policy_that_does_not_know_it() -> None:
@@ -228,9 +228,9 @@ def test_a_parameter_survives_a_policy_that_does_not_know_it() -> None:
     asyncio.run(made.set_policies({"a": "(defvar i 1)"}))
     asyncio.run(made.set_parameters({"i": 5}, 7))
     asyncio.run(made.set_policies({"a": "1"}))
-    assert made.parameters() == {}
+    assert dict(made.each_parameter()) == {}
     asyncio.run(made.set_policies({"a": "(defvar i 2)"}))
-    assert made.parameters()["i"].value == 5
+    assert dict(made.each_parameter())["i"].value == 5
 
 
 def test_changes_are_serialized_and_their_queue_is_bounded() -> None:

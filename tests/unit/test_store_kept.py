@@ -86,8 +86,8 @@ def test_texts_hidden_names_and_parameters_outlive_the_service(machine: Machine)
     run(first.set_parameters({"f": 1, "i": 7}, 1000))
     second = machine.start()
     assert second.texts() == first.texts() == {"a": "(defvar i 2)", "c": '(defvar f 0.5) (defvar s "x") # \N{EURO SIGN}'}
-    assert second.parameters() == first.parameters()
-    assert second.parameters()["f"] == replace(first.parameters()["f"], value=1.0, origin="client", uid=1000)
+    assert dict(second.each_parameter()) == dict(first.each_parameter())
+    assert dict(second.each_parameter())["f"] == replace(dict(first.each_parameter())["f"], value=1.0, origin="client", uid=1000)
     assert second.problems == []
     run(second.reset())
     run(second.set_parameters({}, 0, replace=True))
@@ -127,7 +127,7 @@ def test_origins_tell_file_default_and_client(machine: Machine) -> None:
     made = machine.start()
     run(made.set_policies({"b": "(defvar m j) (defvar i 9) (defvar later 2)"}))
     run(made.set_parameters({"k": 2}, 7))
-    found = {name: (each.value, each.origin) for name, each in made.parameters().items()}
+    found = {name: (each.value, each.origin) for name, each in made.each_parameter()}
     assert found == {"i": (1, "file"), "j": (1, "file"), "k": (2, "client"), "m": (1, "default"), "later": (2, "default")}
 
 
@@ -257,9 +257,9 @@ def test_a_parameter_that_no_longer_fits_keeps_its_default(machine: Machine) -> 
     made = machine.start()
     run(made.set_parameters({"i": 5}, 7))
     machine.write(a='(defvar i "text")')
-    assert machine.start().parameters()["i"] == Parameter("text", "file")
+    assert dict(machine.start().each_parameter())["i"] == Parameter("text", "file")
     machine.write(a="(defvar i 2)")
-    assert machine.start().parameters()["i"].value == 5
+    assert dict(machine.start().each_parameter())["i"].value == 5
 
 
 # The form in which it is stored
