@@ -12,7 +12,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from momservice.watching import PolicyRun, Watcher
+from momservice.controllers import World
+from momservice.watching import Watcher
 
 # So many new objects are searched within a millisecond. There are more when the collector was off: policies run without it, for they
 # make no cycles.
@@ -34,8 +35,11 @@ class Garbage(Watcher):
         self._counted_s = clock()
         self._threshold = gc.get_threshold()
         gc.set_threshold(self._threshold[0], YOUNG_SEARCHES)
+        self._searching = False
         self._search()
         self._left = gc.get_freeze_count()
+        # About how many have been set aside unsearched since they were last counted.
+        self._unsearched = 0
         gc.callbacks.append(self._heard)
 
     def end(self) -> None:
@@ -44,24 +48,31 @@ class Garbage(Watcher):
         gc.set_threshold(*self._threshold)
         gc.unfreeze()
 
-    def acted(self, run: PolicyRun) -> None:
-        """See Watcher."""
-        if self._clock() - self._counted_s < COUNTED_EVERY_S:
+    def sampled(self, world: World) -> None:
+        """See Watcher. Not after runs: while the service is paused there are none, and garbage is made all the same."""
+        most = GROWTH * self._left + SLACK
+        if self._unsearched < most and self._clock() - self._counted_s < COUNTED_EVERY_S:
             return
-        self._counted_s = self._clock()
-        if gc.get_freeze_count() > GROWTH * self._left + SLACK:
+        self._counted_s, self._unsearched = self._clock(), 0
+        if gc.get_freeze_count() > most:
             self._search()
             self._left = gc.get_freeze_count()
 
-    @staticmethod
-    def _search() -> None:
+    def _search(self) -> None:
+        self._searching = True
         gc.unfreeze()
         gc.collect()
         gc.freeze()
+        self._searching = False
 
-    @staticmethod
-    def _heard(phase: str, info: Mapping[str, Any]) -> None:
+    def _heard(self, phase: str, info: Mapping[str, Any]) -> None:
         """Before and after each search."""
-        if (phase == "start" and gc.get_count()[0] > MOST_YOUNG) or (phase == "stop" and info["generation"]):
-            # This takes no time, however much there is.
-            gc.freeze()
+        if phase == "stop" and not info["generation"]:
+            return
+        if phase == "start":
+            young = gc.get_count()[0]
+            if young <= MOST_YOUNG or self._searching:
+                return
+            self._unsearched += young
+        # This takes no time, however much there is.
+        gc.freeze()
