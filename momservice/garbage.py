@@ -18,8 +18,6 @@ from momservice.watching import Watcher
 # So many new objects are searched within a millisecond. There are more when the collector was off: policies run without it, for they
 # make no cycles.
 MOST_YOUNG: Final = 2000
-# The generation that gc calls a full search.
-FULL: Final = 2
 # What has outlived so many searches of the youngest is searched once more: Python's 10 make that take ten milliseconds.
 YOUNG_SEARCHES: Final = 3
 # All is searched when so many times as many objects are set aside as were left by the last full search, and some more.
@@ -37,8 +35,11 @@ class Garbage(Watcher):
         self._counted_s = clock()
         self._threshold = gc.get_threshold()
         gc.set_threshold(self._threshold[0], YOUNG_SEARCHES)
+        self._searching = False
         self._search()
         self._left = gc.get_freeze_count()
+        # About how many have been set aside unsearched since they were last counted.
+        self._unsearched = 0
         gc.callbacks.append(self._heard)
 
     def end(self) -> None:
@@ -48,24 +49,30 @@ class Garbage(Watcher):
         gc.unfreeze()
 
     def sampled(self, world: World) -> None:
-        """See Watcher. That is told in a pause as well."""
-        if self._clock() - self._counted_s < COUNTED_EVERY_S:
+        """See Watcher. Not after runs: while the service is paused there are none, and garbage is made all the same."""
+        most = GROWTH * self._left + SLACK
+        if self._unsearched < most and self._clock() - self._counted_s < COUNTED_EVERY_S:
             return
-        self._counted_s = self._clock()
-        if gc.get_freeze_count() > GROWTH * self._left + SLACK:
+        self._counted_s, self._unsearched = self._clock(), 0
+        if gc.get_freeze_count() > most:
             self._search()
             self._left = gc.get_freeze_count()
 
-    @staticmethod
-    def _search() -> None:
+    def _search(self) -> None:
+        self._searching = True
         gc.unfreeze()
         gc.collect()
         gc.freeze()
+        self._searching = False
 
-    @staticmethod
-    def _heard(phase: str, info: Mapping[str, Any]) -> None:
-        """Before and after each search; a full one is only ever ours."""
-        young = info["generation"] < FULL
-        if (phase == "start" and young and gc.get_count()[0] > MOST_YOUNG) or (phase == "stop" and info["generation"]):
-            # This takes no time, however much there is.
-            gc.freeze()
+    def _heard(self, phase: str, info: Mapping[str, Any]) -> None:
+        """Before and after each search."""
+        if phase == "stop" and not info["generation"]:
+            return
+        if phase == "start":
+            young = gc.get_count()[0]
+            if young <= MOST_YOUNG or self._searching:
+                return
+            self._unsearched += young
+        # This takes no time, however much there is.
+        gc.freeze()

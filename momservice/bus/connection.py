@@ -233,6 +233,11 @@ class Connection:
         """Whether the bus takes less than it is sent."""
         return self._bus.congested
 
+    @property
+    def behind(self) -> bool:
+        """Whether the bus had more for us than we took when we last read."""
+        return self._bus.behind
+
     def offer(self, message: Message) -> bool:
         """Send a reply, or give False because the bus takes no more."""
         return self._bus.offer(message)

@@ -28,6 +28,9 @@ from momservice.text import shown
 # What calls may take of the loop before others, and reading, have their turn.
 TURN_S = 0.002
 MAX_PER_TURN = 64
+# While more comes than is read, so many pieces are read for each turn: whoever calls without wanting answers is held back by nothing else,
+# and others' calls wait behind that on the bus.
+PIECES_PER_TURN = 8
 NO_OWNER = ERROR + "NameHasNoOwner"
 # The system bus lets nobody ask itself for it.
 MACHINE_IDS = (Path("/etc/machine-id"), Path("/var/lib/dbus/machine-id"))
@@ -42,6 +45,10 @@ class Sender(Protocol):
     @property
     def congested(self) -> bool:
         """Whether the bus takes less than it is sent."""
+
+    @property
+    def behind(self) -> bool:
+        """Whether the bus had more for us than we took when we last read."""
 
     @property
     def users(self) -> Users:
@@ -65,6 +72,7 @@ class Server:
         self._refusals = Minutely()
         self._turns = Turns()
         self._per_turn, self._turning, self._began_s = 1, False, 0.0
+        self._put_off = 0
         # Bodies that take their time are decoded one after the other, so that only one of them is in memory as values that nobody has seen.
         self._long = asyncio.Lock()
 
@@ -73,6 +81,9 @@ class Server:
         uid = self._users.known(header.sender)
         try:
             target = self._target(header)
+            if not target.export and _is_quiet(header):
+                # No standard member does anything but answer.
+                return None
             charge = self.room.take(header.sender if uid is None else uid, header.sender, CALL_BYTES + header.body_bytes)
         except CallError as error:
             self._refuse(header, error)
@@ -117,6 +128,11 @@ class Server:
             self._per_turn = 1
             loop.call_later(TURN_S, self._turn)
             return
+        if self._connection.behind and self._put_off < PIECES_PER_TURN:
+            self._put_off += 1
+            loop.call_soon(self._turn)
+            return
+        self._put_off = 0
         loop.call_soon(self._began)
         for _ in range(self._per_turn):
             if self._turns:
@@ -151,7 +167,7 @@ class Server:
     async def _answer(self, header: Header, target: Target, body: bytearray, charge: Charge) -> None:
         try:
             result = await self._run(header, target, body)
-            if not header.flags & MessageFlag.NO_REPLY_EXPECTED.value:
+            if not _is_quiet(header):
                 self._return(header, target.out_signature, result)
         except CallError as error:
             self._refuse(header, error)
@@ -214,7 +230,7 @@ class Server:
         log.warning("refused %s to %s (uid %s): %s: %s%s", what, header.sender, uid, kind, shown(error.text), more)
 
     def _reply_error(self, header: Header, error: CallError) -> None:
-        if not header.flags & MessageFlag.NO_REPLY_EXPECTED.value:
+        if not _is_quiet(header):
             self._reply(header, "s", text_body(error.text), error.name)
 
     def _return(self, header: Header, signature: str, result: Sequence[Any]) -> None:
@@ -233,6 +249,11 @@ class Server:
     @staticmethod
     def _drop(header: Header) -> None:
         log.warning("the bus takes no more: an answer to %s is dropped", header.sender)
+
+
+def _is_quiet(header: Header) -> bool:
+    """Whether the caller wants no answer."""
+    return bool(header.flags & MessageFlag.NO_REPLY_EXPECTED.value)
 
 
 def _machine_id() -> str:

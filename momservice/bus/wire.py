@@ -46,6 +46,8 @@ BUSY_BYTES, PAUSE_BYTES = 256 << 10, 1 << 20
 # What has been read already may still be answered with more than that. Beyond this replies and signals are dropped; calls of our own
 # never are, their number is bounded by who makes them.
 MAX_QUEUED_BYTES = 64 << 20
+# Some weeks of calls without pause use them all up; then they begin anew, and never with 0.
+MAX_SERIAL = (1 << 32) - 1
 
 GONE = "the connection to the system bus is gone"
 FAILED = "org.freedesktop.DBus.Error.Failed"
@@ -91,6 +93,8 @@ class Bus:
         self.receive: Receiver = lambda _header: None
         self.ended: asyncio.Future[None] = self._loop.create_future()
         self._paused = True
+        self.behind = False
+        """Whether the bus had more for us than we took when we last read."""
         self._resume()
 
     @classmethod
@@ -129,9 +133,9 @@ class Bus:
 
     def ask_user(self, name: str) -> asyncio.Future[Reply | None]:
         """Ask the bus for the user id behind a name on it. Gives its reply, or None when the connection ends."""
-        self._serial += 1
-        self._write(question("GetConnectionUnixUser", name, self._serial))
-        return self._answer_to(self._serial)
+        serial = self._next_serial()
+        self._write(question("GetConnectionUnixUser", name, serial))
+        return self._answer_to(serial)
 
     def _answer_to(self, serial: int) -> asyncio.Future[Reply | None]:
         answer: asyncio.Future[Reply | None] = self._loop.create_future()
@@ -159,14 +163,16 @@ class Bus:
         """
         if self._writer.queued_bytes > MAX_QUEUED_BYTES:
             return False
-        self._serial += 1
-        self._write(reply_header(call, self._serial, signature, len(body), error_name), body)
+        self._write(reply_header(call, self._next_serial(), signature, len(body), error_name), body)
         return True
 
     def _send(self, message: Message) -> None:
-        self._serial += 1
-        message.serial = self._serial
+        message.serial = self._next_serial()
         self._write(marshal(message))
+
+    def _next_serial(self) -> int:
+        self._serial = self._serial % MAX_SERIAL + 1
+        return self._serial
 
     def _write(self, *pieces: bytes | bytearray) -> None:
         if (size := sum(map(len, pieces))) > MAX_REPLY_BYTES:
@@ -194,9 +200,10 @@ class Bus:
             data = self._stream.recv(CHUNK_BYTES)
             if not data:
                 raise EOFError("the bus has closed the connection")
+            self.behind = len(data) == CHUNK_BYTES
             self._reader.feed(data)
         except BlockingIOError:
-            pass
+            self.behind = False
         except (OSError, EOFError, ValueError) as error:
             log.debug("the connection to the bus ends: %s", error)
             self.disconnect()

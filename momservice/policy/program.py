@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import gc
+import threading
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -82,20 +83,34 @@ def load(fragments: Mapping[str, str], schema: Schema, limit_bytes: int = TEXT_B
         too_long = names[bisect_right(ends, limit_bytes)]
         return Loaded(None, [Diagnostic("error", "limit", Place(too_long, 1, 1), message)])
     sources = _sources([(name, fragments[name]) for name in names])
-    with _without_collector():
+    with _without_collector:
         return _compile(sources, [read(source) for source in sources], schema)
 
 
-class _without_collector:  # noqa: N801  # used like a function, as context managers are
-    """Without looks for cyclic garbage: the trees and values of a policy are many objects and no garbage, and looking takes as long."""
+class _WithoutCollector:
+    """Without looks for cyclic garbage: the trees and values of a policy are many objects and no garbage, and looking takes as long.
+
+    There is one collector for all threads, so the last of them to leave turns it on again.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._inside, self._collecting = threading.Lock(), 0, False
 
     def __enter__(self) -> None:
-        self._collecting = gc.isenabled()
-        gc.disable()
+        with self._lock:
+            if not self._inside:
+                self._collecting = gc.isenabled()
+                gc.disable()
+            self._inside += 1
 
     def __exit__(self, *_: object) -> None:
-        if self._collecting:
-            gc.enable()
+        with self._lock:
+            self._inside -= 1
+            if self._collecting and not self._inside:
+                gc.enable()
+
+
+_without_collector = _WithoutCollector()
 
 
 def _sources(texts: Sequence[tuple[str, str]]) -> list[Source]:
@@ -142,13 +157,13 @@ def evaluate(program: Program, snapshot: Snapshot, *, trace: bool = False) -> De
     With `trace` each control carries the inputs read on the way to it; nothing else differs but `steps`. A parameter of the snapshot that
     the program doesn't have, or has with another type, isn't bound: the program's default holds.
     """
-    with _without_collector():
+    with _without_collector:
         return _decide(program, snapshot, trace=trace)
 
 
 def decide(program: Program, snapshot: Snapshot) -> Decisions:
     """As `evaluate`, with all controls made at once and not when they are asked for: for threads, lest the event loop make thousands."""
-    with _without_collector():
+    with _without_collector:
         decisions = _decide(program, snapshot, trace=False)
         len(decisions.controls)
     return decisions

@@ -7,15 +7,16 @@ import asyncio
 import gc
 import signal
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 from dbus_next import Message, MessageFlag
-from served import LONG, ONE, OTHER, UNREAD, Served, plain_server, run, stranger, to, until
+from served import LONG, ONE, OTHER, PEER, UNREAD, Served, plain_server, run, stranger, to, until
 
 from lab.buses import PrivateBus
 from lab.stranger import Stranger
-from momservice.bus import bounds, reading, serving, users, wire, writing
+from momservice.bus import bounds, objects, reading, serving, users, wire, writing
 from momservice.bus.connection import ERROR, Connection
 
 pytestmark = pytest.mark.usefixtures("fresh_log")
@@ -227,5 +228,46 @@ def test_few_users_of_connections_are_remembered(address: str, monkeypatch: pyte
             await until(lambda: not served_by.users._asked)
             assert sorted(served_by.users._uids.values()) == sorted([ONE, OTHER])
         assert await served_by.uid_of(caller.name) == ONE
+
+    run(address, scenario)
+
+
+def test_while_more_comes_than_is_read_calls_are_begun_less_often(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    turns, turn = [0], serving.Server._turn
+
+    def turned(self: serving.Server) -> None:
+        turns[0] += 1
+        turn(self)
+
+    monkeypatch.setattr(serving.Server, "_turn", turned)
+    monkeypatch.setattr(Connection, "behind", True)
+
+    async def scenario(connection: Connection, _served: Served) -> None:
+        caller = await stranger(address)
+        for _ in range(3):
+            turns[0] = 0
+            answer = await asyncio.to_thread(caller.call, to(connection.unique_name, "GetPolicy"))
+            assert answer.body == [LONG]
+            # All the same it is begun.
+            assert turns[0] == serving.PIECES_PER_TURN + 1
+
+    run(address, scenario)
+
+
+def test_nothing_is_done_for_standard_members_when_no_answer_is_wanted(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, standard = list[str](), objects.Objects.standard
+
+    def answered(self: objects.Objects, target: objects.Target, args: Sequence[Any]) -> Sequence[Any]:
+        asked.append(target.member)
+        return standard(self, target, args)
+
+    monkeypatch.setattr(objects.Objects, "standard", answered)
+
+    async def scenario(connection: Connection, _served: Served) -> None:
+        caller, wants = await stranger(address), "org.freedesktop.DBus.Introspectable"
+        quiet = to(connection.unique_name, "Introspect", interface=wants, flags=MessageFlag.NO_REPLY_EXPECTED)
+        await asyncio.to_thread(caller.send_all, [quiet] * 10)
+        assert (await asyncio.to_thread(caller.call, to(connection.unique_name, "Ping", interface=PEER))).error_name is None
+        assert asked == ["Ping"]
 
     run(address, scenario)

@@ -3,8 +3,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import socket
 import struct
+from collections.abc import Callable
 from functools import partial
 from types import SimpleNamespace
 from typing import cast
@@ -16,7 +19,7 @@ from momservice.bus.address import places
 from momservice.bus.bounds import CALL_BYTES, ROOM_BYTES, Charge, Minutely, Room, Seldom, Turns
 from momservice.bus.connection import CallError, Connection
 from momservice.bus.decoder import at_once, decoding
-from momservice.bus.reading import MAX_HEADER_BYTES, Header, Reader, Taker
+from momservice.bus.reading import CHUNK_BYTES, MAX_HEADER_BYTES, Header, Reader, Taker
 from momservice.bus.wire import MAX_BODY_BYTES, Bus
 from momservice.bus.writing import BUS, BUS_PATH, question, reply_header, text_body
 
@@ -280,3 +283,40 @@ def test_a_call_that_no_bus_has_handed_on_is_not_answered() -> None:
     Connection(cast("Bus", bus))
     assert bus.receive(Header("<", 1, 0, 5, 0, "", "/a", "a.b", "Ping", "", 0, "")) is None
     assert asked == []
+
+
+def with_bus(scenario: Callable[[Bus, socket.socket], None]) -> None:
+    """Run something with a connection and the other end of its socket."""
+
+    async def main() -> None:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            ours.setblocking(False)
+            bus = Bus(ours)
+            scenario(bus, theirs)
+            bus.disconnect()
+
+    asyncio.run(main())
+
+
+def test_serials_begin_anew_when_they_are_used_up() -> None:
+    def scenario(bus: Bus, theirs: socket.socket) -> None:
+        bus._serial = 2**32 - 2
+        ears = Ears()
+        for _ in range(2):
+            bus.ask_user(CALLER)
+            ears.reader.feed(theirs.recv(1000))
+        assert [header.serial for header in ears.headers] == [2**32 - 1, 1]
+
+    with_bus(scenario)
+
+
+def test_a_connection_is_behind_while_there_is_more_than_it_reads_at_a_time() -> None:
+    def scenario(bus: Bus, theirs: socket.socket) -> None:
+        assert not bus.behind
+        theirs.sendall(message() * (2 * CHUNK_BYTES // len(message())))
+        for behind in (True, False, False):
+            bus._read()
+            assert bus.behind == behind
+
+    with_bus(scenario)

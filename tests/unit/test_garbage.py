@@ -94,11 +94,37 @@ def test_old_garbage_is_found_when_there_is_much_of_it(kept: Garbage, clock: Clo
     # It has only just been counted.
     assert gone() is not None
     clock.now_s += COUNTED_EVERY_S
-    # Another thread runs a policy meanwhile, and so without the collector.
+    kept.sampled(WORLD)
+    assert gone() is None
+    assert live
+
+
+def test_what_is_set_aside_unsearched_is_looked_at_sooner(kept: Garbage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loading policies leaves garbage by the hundred thousand objects, and clients may load all day."""
+    monkeypatch.setattr(garbage, "SLACK", 0)
+    monkeypatch.setattr(garbage, "GROWTH", 0)
     gc.disable()
-    young = [[Cycle()] for _ in range(FEW)]
+    made = [weakref.ref(Cycle()) for _ in range(MANY)]
+    gc.enable()
+    # The search that is due now is that of them, and there are too many.
+    more = [[Cycle()] for _ in range(1000)]
+    assert all(reference() is not None for reference in made)
+    kept.sampled(WORLD)
+    assert all(reference() is None for reference in made)
+    assert more
+
+
+def test_garbage_is_found_while_a_policy_runs_without_the_collector(kept: Garbage, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(garbage, "SLACK", 0)
+    monkeypatch.setattr(garbage, "GROWTH", 0)
+    cycle = Cycle()
+    gc.freeze()
+    gone = weakref.ref(cycle)
+    del cycle
+    gc.disable()
+    live = [[Cycle()] for _ in range(FEW)]
+    clock.now_s += COUNTED_EVERY_S
     kept.sampled(WORLD)
     gc.enable()
     assert gone() is None
     assert live
-    assert young

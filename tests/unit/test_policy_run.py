@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import copy
+import threading
 from collections.abc import Mapping, Sequence
 
 import pytest
 
 from momservice.fields import Names, Schema
 from momservice.policy import Decisions, Opaque, Program, evaluate, load, trial_errors, trial_warnings
+from momservice.policy import program as loading
 from momservice.policy.state import RUN_STEPS
 from momservice.policy.values import Datum, inward
 from momservice.snapshot import Entity, Snapshot, Value
@@ -390,3 +392,39 @@ def test_averages_of_numbers_of_any_type_and_of_nothing_else(
     assert told == (average if isinstance(average, str) else [average])
     # To take in thousands of histories value by value would last longer than a run may.
     assert bool(taken) == (average == "value")
+
+
+def test_threads_that_evaluate_beside_each_other_leave_the_collector_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that sees it off, just before another puts it on, and then puts it off itself, would leave it off for ever."""
+    inside, leave = threading.Event(), threading.Event()
+
+    class Collector:
+        on = True
+
+        def isenabled(self) -> bool:
+            found = self.on
+            if not found:
+                leave.set()
+                other.join(5)
+            return found
+
+        def disable(self) -> None:
+            self.on = False
+
+        def enable(self) -> None:
+            self.on = True
+
+    def evaluates() -> None:
+        with loading._without_collector:
+            inside.set()
+            leave.wait(5)
+
+    collector, other = Collector(), threading.Thread(target=evaluates)
+    monkeypatch.setattr(loading, "gc", collector)
+    other.start()
+    assert inside.wait(5)
+    with loading._without_collector:
+        assert not collector.on
+    leave.set()
+    other.join(5)
+    assert collector.on
