@@ -30,6 +30,7 @@ class Served:
         self.connection = connection
         self.gate = asyncio.Event()
         self.wrong = False
+        self.long = LONG
         interface = load_interfaces(XML)[NAME]
         self.export = Export(interface, {method.name: self.answer for method in interface.methods}, self.guard)
 
@@ -45,7 +46,7 @@ class Served:
     async def answer(self, call: Call) -> Sequence[Any]:
         if self.wrong:
             raise ZeroDivisionError
-        return [LONG if call.member == "GetPolicy" else 1]
+        return [self.long if call.member == "GetPolicy" else 1]
 
 
 def run(address: str, scenario: Callable[[Connection, Served], Awaitable[None]]) -> None:

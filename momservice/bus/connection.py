@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """A connection to the system bus as client and as server.
 
-Shared by momservice, momctl and both helpers, so it is part of the code that runs as root, with serving, users, objects, bounds, decoder,
-reading, writing, wire, address and library: small, and with nothing but the standard library and the bus library behind it. What they add
-to the latter: calls with deadlines that fail when the bus goes away, handlers that know their caller, members and signatures checked
-against the introspection XML before a body is read, room for others whatever one caller does, errors that are one line of text.
+Shared by momservice, momctl and both helpers, so it is part of the code that runs as root, with serving, users, unread, objects, bounds,
+decoder, reading, writing, wire, address and library: small, and with nothing but the standard library and the bus library behind it. What
+they add to the latter: calls with deadlines that fail when the bus goes away, handlers that know their caller, members and signatures
+checked against the introspection XML before a body is read, room for others whatever one caller does, errors that are one line of text.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from momservice.bus.library import Message, MessageFlag, NameFlag, RequestNameRe
 from momservice.bus.objects import ERROR, Call, CallError, Export, Interface, Marshalled, clean, load_interfaces
 from momservice.bus.reading import CALL, Header, Taker
 from momservice.bus.serving import Server
+from momservice.bus.unread import Answers, Signals
 from momservice.bus.users import Users
 from momservice.bus.wire import GONE, MAX_BODY_BYTES, Bus, BusLost, outcome
 
@@ -83,6 +84,9 @@ class Connection:
         self._bus = bus
         self.users = Users(bus.ask_user)
         """Who is behind the names that call us."""
+        self.unread = Answers(bus.ask_statistics)
+        """What they may not have read yet."""
+        self._signals = Signals(bus.ask_statistics)
         self._server = Server(self)
         # Well-known name -> who wants to hear of its owners.
         self._watches: list[tuple[str, Callable[[str | None], None]]] = []
@@ -222,7 +226,11 @@ class Connection:
         """Send a signal to everybody who listens. Never raises: it is dropped, and logged, when it can't be sent."""
         try:
             message = Message.new_signal(path, interface, member, signature, list(args))
-            if not self._end.done() and not self._bus.offer(message):
+            if self._end.done() or not self._signals.may(self.unique_name):
+                return
+            size = self._bus.offer(message)
+            self._signals.sent += size
+            if not size:
                 log.warning("the bus takes no more: the signal %s.%s is dropped", interface, member)
         except Exception:
             # The library raises whatever it stumbles over.
@@ -238,12 +246,8 @@ class Connection:
         """Whether the bus had more for us than we took when we last read."""
         return self._bus.behind
 
-    def offer(self, message: Message) -> bool:
-        """Send a reply, or give False because the bus takes no more."""
-        return self._bus.offer(message)
-
     def offer_marshalled(self, call: Header, signature: str, body: bytes, error_name: str = "") -> bool:
-        """The same for a reply whose body has been marshalled already, little-endian."""
+        """Send a reply whose body has been marshalled, little-endian, or give False because the bus takes no more."""
         return self._bus.offer_marshalled(call, signature, body, error_name)
 
     def _on_header(self, header: Header) -> Taker:

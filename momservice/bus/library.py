@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from functools import lru_cache
 from importlib.util import find_spec
+from struct import unpack_from
 from typing import Any
 
 if os.environ.get("MOM_BUS_LIBRARY") == "dbus-fast" or not find_spec("dbus_next"):
@@ -33,6 +34,7 @@ __all__ = [
     "intr",
     "is_interface_name_valid",
     "marshal",
+    "marshal_body",
     "signature_tree",
     "variant",
 ]
@@ -53,6 +55,14 @@ def marshal(message: Message) -> bytearray:
     """The message's bytes. Raises what the library raises for a body that doesn't fit its signature."""
     data: bytearray = message._marshall(False)
     return data
+
+
+def marshal_body(signature: str, body: list[Any]) -> bytes:
+    """The bytes of values, little-endian. Raises what the library raises for values that don't fit the signature."""
+    message = Message(message_type=MessageType.METHOD_RETURN, destination=":1.1", reply_serial=1, serial=1, signature=signature, body=body)
+    data = marshal(message)
+    (size,) = unpack_from("<I", data, 4)
+    return bytes(data[len(data) - size :])
 
 
 def variant(kind: Any, value: Any) -> Variant:

@@ -17,9 +17,10 @@ from typing import Any, Protocol
 
 from momservice.bus.bounds import CALL_BYTES, ROOM_BYTES, SMALL_CALL_BYTES, Charge, Minutely, Room, Seldom, Turns
 from momservice.bus.decoder import TooMuch, decoding, in_turns
-from momservice.bus.library import Message, MessageFlag, MessageType
+from momservice.bus.library import MessageFlag, marshal_body
 from momservice.bus.objects import ERROR, Call, CallError, Objects, Target
 from momservice.bus.reading import Header, Taker
+from momservice.bus.unread import SPARE_BYTES, Answers
 from momservice.bus.users import Users
 from momservice.bus.wire import MAX_BODY_BYTES, BusLost
 from momservice.bus.writing import text_body
@@ -54,8 +55,9 @@ class Sender(Protocol):
     def users(self) -> Users:
         """Who is behind the names that call us."""
 
-    def offer(self, message: Message) -> bool:
-        """Send, or give False."""
+    @property
+    def unread(self) -> Answers:
+        """What they may not have read yet."""
 
     def offer_marshalled(self, call: Header, signature: str, body: bytes, error_name: str = "") -> bool:
         """Send a reply whose body has been marshalled, or give False."""
@@ -68,7 +70,7 @@ class Server:
         self.objects = Objects()
         self.room = Room(ROOM_BYTES)
         self.pending: set[asyncio.Task[None]] = set()
-        self._connection, self._users = connection, connection.users
+        self._connection, self._users, self._unread = connection, connection.users, connection.unread
         self._refusals = Minutely()
         self._turns = Turns()
         self._per_turn, self._turning, self._began_s = 1, False, 0.0
@@ -166,6 +168,7 @@ class Server:
 
     async def _answer(self, header: Header, target: Target, body: bytearray, charge: Charge) -> None:
         try:
+            await self._unread.settled(charge.user)
             result = await self._run(header, target, body)
             if not _is_quiet(header):
                 self._return(header, target.out_signature, result)
@@ -231,16 +234,18 @@ class Server:
 
     def _reply_error(self, header: Header, error: CallError) -> None:
         if not _is_quiet(header):
-            self._reply(header, "s", text_body(error.text), error.name)
+            body = text_body(error.text)
+            if self._may_send(header, len(body), SPARE_BYTES):
+                self._reply(header, "s", body, error.name)
 
     def _return(self, header: Header, signature: str, result: Sequence[Any]) -> None:
-        if isinstance(result, bytes):
-            self._reply(header, signature, result)
-        else:
-            kind, to = MessageType.METHOD_RETURN, header.sender
-            message = Message(to, message_type=kind, reply_serial=header.serial, signature=signature, body=list(result))
-            if not self._connection.offer(message):
-                self._drop(header)
+        body = result if isinstance(result, bytes) else marshal_body(signature, list(result))
+        if not self._may_send(header, len(body)):
+            raise CallError(ERROR + "LimitsExceeded", "too many answers wait to be read: read them first")
+        self._reply(header, signature, body)
+
+    def _may_send(self, header: Header, size: int, spare: int = 0) -> bool:
+        return self._unread.take(self._users.known(header.sender), header.sender, size, spare)
 
     def _reply(self, header: Header, signature: str, body: bytes, error_name: str = "") -> None:
         if not self._connection.offer_marshalled(header, signature, body, error_name):

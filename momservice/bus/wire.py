@@ -31,7 +31,7 @@ from momservice.bus.reading import (
     Receiver,
     Taker,
 )
-from momservice.bus.writing import Writer, question, reply_header
+from momservice.bus.writing import BUS, Writer, question, reply_header
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +51,7 @@ MAX_SERIAL = (1 << 32) - 1
 
 GONE = "the connection to the system bus is gone"
 FAILED = "org.freedesktop.DBus.Error.Failed"
+STATISTICS = "org.freedesktop.DBus.Debug.Stats"
 HELLO = ("org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus", "Hello")
 
 
@@ -133,8 +134,15 @@ class Bus:
 
     def ask_user(self, name: str) -> asyncio.Future[Reply | None]:
         """Ask the bus for the user id behind a name on it. Gives its reply, or None when the connection ends."""
+        return self._ask_bus(BUS, "GetConnectionUnixUser", name)
+
+    def ask_statistics(self, name: str) -> asyncio.Future[Reply | None]:
+        """Ask the bus how much waits for the connection with a name on it, and from it. Gives its reply, or None as above."""
+        return self._ask_bus(STATISTICS, "GetConnectionStats", name)
+
+    def _ask_bus(self, interface: str, member: str, name: str) -> asyncio.Future[Reply | None]:
         serial = self._next_serial()
-        self._write(question("GetConnectionUnixUser", name, serial))
+        self._write(question(interface, member, name, serial))
         return self._answer_to(serial)
 
     def _answer_to(self, serial: int) -> asyncio.Future[Reply | None]:
@@ -149,12 +157,9 @@ class Bus:
         """Wait no longer for the reply to a call."""
         self._answers.pop(message.serial, None)
 
-    def offer(self, message: Message) -> bool:
-        """Queue a reply or signal; False if it was dropped because the bus takes no more. Raises as `ask`."""
-        if self._writer.queued_bytes > MAX_QUEUED_BYTES:
-            return False
-        self._send(message)
-        return True
+    def offer(self, message: Message) -> int:
+        """Queue a message; how many bytes it has, 0 if it was dropped because the bus takes no more. Raises as `ask`."""
+        return 0 if self._writer.queued_bytes > MAX_QUEUED_BYTES else self._send(message)
 
     def offer_marshalled(self, call: Header, signature: str, body: bytes, error_name: str = "") -> bool:
         """Queue the reply to a call whose body, of that signature, has been marshalled already, little-endian; False if it was dropped.
@@ -166,9 +171,11 @@ class Bus:
         self._write(reply_header(call, self._next_serial(), signature, len(body), error_name), body)
         return True
 
-    def _send(self, message: Message) -> None:
+    def _send(self, message: Message) -> int:
         message.serial = self._next_serial()
-        self._write(marshal(message))
+        data = marshal(message)
+        self._write(data)
+        return len(data)
 
     def _next_serial(self) -> int:
         self._serial = self._serial % MAX_SERIAL + 1

@@ -77,7 +77,9 @@ class Writer:
 
 def reply_header(call: Header, serial: int, signature: str, body_bytes: int, error_name: str = "") -> bytes:
     """The header of a reply, as the library would make it along with a body. Raises ValueError for an error name that is none."""
-    fields = [_number(REPLY_SERIAL, call.serial), _text(DESTINATION, "s", call.sender), _text(SIGNATURE, "g", signature)]
+    fields = [_number(REPLY_SERIAL, call.serial), _text(DESTINATION, "s", call.sender)]
+    if signature:
+        fields.append(_text(SIGNATURE, "g", signature))
     if error_name:
         if not _is_error_name(error_name):
             raise ValueError(f"there can be no error '{error_name}'")
@@ -85,10 +87,10 @@ def reply_header(call: Header, serial: int, signature: str, body_bytes: int, err
     return _header(ERROR if error_name else RETURN, serial, _fields(*fields), body_bytes)
 
 
-def question(member: str, name: str, serial: int) -> bytes:
+def question(interface: str, member: str, name: str, serial: int) -> bytes:
     """A call of the bus's own method that takes a name on it."""
     body = text_body(name)
-    return _header(CALL, serial, _to_the_bus(member), len(body)) + body
+    return _header(CALL, serial, _to_the_bus(interface, member), len(body)) + body
 
 
 def text_body(text: str) -> bytes:
@@ -102,8 +104,8 @@ _is_error_name = lru_cache(maxsize=64)(is_interface_name_valid)
 
 
 @lru_cache
-def _to_the_bus(member: str) -> bytes:
-    texts = ((PATH, "o", BUS_PATH), (INTERFACE, "s", BUS), (MEMBER, "s", member), (DESTINATION, "s", BUS), (SIGNATURE, "g", "s"))
+def _to_the_bus(interface: str, member: str) -> bytes:
+    texts = ((PATH, "o", BUS_PATH), (INTERFACE, "s", interface), (MEMBER, "s", member), (DESTINATION, "s", BUS), (SIGNATURE, "g", "s"))
     return _fields(*[_text(*field) for field in texts])
 
 

@@ -103,6 +103,15 @@ def unread(address: str) -> None:
     time.sleep(1000)
 
 
+def unread_large(address: str) -> None:
+    """Answers of 360 MB to 20 clients that never read them."""
+    clients = [Stranger(address, NOBODY) for _ in range(20)]
+    for _ in range(200):
+        for client in clients:
+            client.send(call("GetStatistics"))
+    time.sleep(1000)
+
+
 def leaving(address: str) -> None:
     """Clients that leave in mid-call."""
     while True:
@@ -153,6 +162,7 @@ FLOODS: Mapping[str, Flood | None] = {
     "100 clients": many,
     "100 clients, large answers": many_large,
     "10,000 unread": unread,
+    "360 MB unread": unread_large,
     "slow readers": slow,
     "wrong signatures": wrong,
     "leaving in mid-call": leaving,

@@ -14,10 +14,11 @@ import pytest
 from dbus_next import Message, MessageFlag
 from served import LONG, ONE, OTHER, PEER, UNREAD, Served, plain_server, run, stranger, to, until
 
-from lab.buses import PrivateBus
-from lab.stranger import Stranger
-from momservice.bus import bounds, objects, reading, serving, users, wire, writing
+from lab.buses import DAEMON, PrivateBus
+from lab.stranger import BUS, Stranger
+from momservice.bus import bounds, objects, reading, serving, unread, users, wire, writing
 from momservice.bus.connection import ERROR, Connection
+from momservice.bus.names import MANAGER, PATH
 
 pytestmark = pytest.mark.usefixtures("fresh_log")
 
@@ -61,7 +62,7 @@ def test_answers_are_dropped_rather_than_hoarded_and_own_calls_are_not(address: 
     async def scenario(connection: Connection, _served: Served) -> None:
         answer = to(connection.unique_name, "X", "s", LONG, flags=MessageFlag.NO_REPLY_EXPECTED)
         bus.signal(signal.SIGSTOP)
-        while connection.offer(answer):
+        while connection._bus.offer(answer):
             pass
         assert connection._bus._writer.queued_bytes < wire.MAX_QUEUED_BYTES + 2 * len(LONG)
         call = asyncio.ensure_future(connection.owner_of(connection.unique_name))
@@ -271,3 +272,68 @@ def test_nothing_is_done_for_standard_members_when_no_answer_is_wanted(address: 
         assert asked == ["Ping"]
 
     run(address, scenario)
+
+
+# A megabyte each: dbus-daemon takes nothing more from whom it keeps 127 of.
+MEGABYTE = "x" * (1 << 20)
+
+
+@pytest.mark.parametrize("counted", [True, False])
+def test_a_caller_that_never_reads_cannot_cut_the_service_off(
+    address: str, bus: PrivateBus, monkeypatch: pytest.MonkeyPatch, counted: bool
+) -> None:
+    if not counted:
+        monkeypatch.setattr(unread.Answers, "take", lambda *_arguments: True)
+
+    async def scenario(connection: Connection, served: Served) -> None:
+        served.long = MEGABYTE
+        caller, other = await stranger(address), await stranger(address, OTHER)
+        caller.send_all([to(connection.unique_name, "GetPolicy")] * 200)
+        await until(lambda: connection._server.room._taken[ONE] > 0)
+        other.socket.settimeout(10 if counted else 2)
+        question = to(connection.unique_name, "ResetPolicies")
+        if not counted and bus.kind == DAEMON:
+            with pytest.raises(TimeoutError):
+                while True:
+                    await asyncio.to_thread(other.call, question)
+            return
+        while connection._server.pending or connection._server._turns:
+            assert (await asyncio.to_thread(other.call, question)).body == [1]
+        if counted and bus.kind == DAEMON:
+            answers = await asyncio.to_thread(caller.answers, caller.serial - 199, caller.serial)
+            errors = [answer.error_name for answer in answers.values()]
+            assert set(errors) == {None, ERROR + "LimitsExceeded"}
+            assert errors.count(None) << 20 <= unread.ROOM_BYTES // 4
+            # Now it has read them.
+            assert (await asyncio.to_thread(caller.call, to(connection.unique_name, "GetPolicy"))).body == [MEGABYTE]
+
+    run(address, scenario)
+
+
+@pytest.mark.parametrize("counted", [True, False])
+def test_a_listener_that_never_reads_cannot_cut_the_service_off(
+    address: str, bus: PrivateBus, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, counted: bool
+) -> None:
+    if not counted:
+        monkeypatch.setattr(unread.Signals, "may", lambda *_arguments: True)
+
+    async def scenario(connection: Connection, _served: Served) -> None:
+        listener, other = await stranger(address), await stranger(address, OTHER)
+        rule = f"type='signal',sender='{connection.unique_name}'"
+        await asyncio.to_thread(listener.call, Message(*BUS, "AddMatch", signature="s", body=[rule]))
+        other.socket.settimeout(10 if counted else 2)
+        question = to(connection.unique_name, "ResetPolicies")
+
+        async def emit_all() -> None:
+            for _ in range(200):
+                connection.emit(PATH, MANAGER, "Long", "s", MEGABYTE)
+                assert (await asyncio.to_thread(other.call, question)).body == [1]
+
+        if not counted and bus.kind == DAEMON:
+            with pytest.raises(TimeoutError):
+                await emit_all()
+        else:
+            await emit_all()
+
+    run(address, scenario)
+    assert ("signals are dropped" in caplog.text) == (counted and bus.kind == DAEMON)

@@ -18,6 +18,7 @@ import pytest
 
 from lab import daemons
 from lab.anyhost import AnyHost
+from lab.buses import BROKER
 from lab.hosts import host_with
 from momservice.bus.connection import load_interfaces
 from momservice.bus.names import GUEST, MANAGER, MAX_TEXT_BYTES, NAME, OBJECT_MANAGER, PATH, POLICY, XML
@@ -395,6 +396,17 @@ def test_nobody_else_can_be_the_service(host: AnyHost) -> None:
     call = ["busctl", "call", "org.freedesktop.DBus", "/", "org.freedesktop.DBus", "RequestName", "su", "org.ovirt.Mom1", "4"]
     assert "denied" in host.run(call, user="alice").stderr
     assert host.run(call, user="mom").returncode == 0
+
+
+def test_the_service_may_ask_the_bus_who_has_not_read_its_answers(host: AnyHost, hosts_bus: str, client: BlockingClient) -> None:
+    assert client.ping()
+    place = ["org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus.Debug.Stats"]
+    call = ["busctl", "call", *place, "GetConnectionStats", "s", NAME]
+    # dbus-broker has no such figures, and needs none: it lets nobody leave much unread.
+    said = "Unimplemented" if hosts_bus == BROKER else '"OutgoingBytes" u '
+    done = host.run(call, user="mom")
+    assert said in done.stdout + done.stderr
+    assert host.run(call, user="alice").returncode
 
 
 # polkit in trouble

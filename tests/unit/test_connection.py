@@ -73,7 +73,7 @@ def test_what_is_made_without_the_library_is_what_the_library_makes(name: str) -
     body = b"\6\0\0\0\1\0\0\0x\0"
     text = text_body("näh")
     for made, message in (
-        (question("GetConnectionUnixUser", name, 9), asked),
+        (question(BUS, "GetConnectionUnixUser", name, 9), asked),
         (reply_header(head, 9, "as", len(body)) + body, told),
         (reply_header(head, 9, "s", len(text), "a.b.C") + text, refused),
     ):
@@ -279,7 +279,7 @@ def test_addresses_name_sockets(address: str, expected: list[str]) -> None:
 
 def test_a_call_that_no_bus_has_handed_on_is_not_answered() -> None:
     asked: list[str] = []
-    bus = SimpleNamespace(ended=None, receive=None, ask_user=asked.append)
+    bus = SimpleNamespace(ended=None, receive=None, ask_user=asked.append, ask_statistics=asked.append)
     Connection(cast("Bus", bus))
     assert bus.receive(Header("<", 1, 0, 5, 0, "", "/a", "a.b", "Ping", "", 0, "")) is None
     assert asked == []
