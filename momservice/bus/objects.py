@@ -100,7 +100,8 @@ class Export:
 
     `methods`: member -> coroutine function from the Call to the sequence of out-arguments. `guard` runs first and raises CallError to
     refuse; with `guard_first` it needs no arguments, gets () and runs before they are decoded. `properties` gives all values, plain, by
-    name. Members that the XML lacks or that lack here are a programming error.
+    name. `answering`: methods that do nothing but answer, so that nothing is to be done for a caller that wants no answer. Members that
+    the XML lacks or that lack here are a programming error.
     """
 
     interface: Interface
@@ -108,6 +109,7 @@ class Export:
     guard: Guard
     properties: Callable[[], Mapping[str, Any]] = dict
     guard_first: bool = False
+    answering: Collection[str] = ()
     signatures: dict[str, tuple[str, str]] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 
 from momservice.bus.backend import Engine, Explainer, PolicyStore
@@ -18,6 +18,13 @@ from momservice.bus.polkit import PolkitGate
 from momservice.bus.shared import Statistics
 from momservice.bus.signals import Signals
 from momservice.pressure import Pressure
+
+# Methods that change nothing.
+ANSWERING: Mapping[str, frozenset[str]] = {
+    MANAGER: frozenset(["Ping", "GetStatistics", "GetHostStatistics", "GetGuestStatistics", "GetActiveGuests", "Explain"]),
+    POLICY: frozenset(["GetPolicy", "GetNamedPolicies", "GetParameters", "ValidatePolicy", "Evaluate", "EvaluateNow"]),
+    OBJECT_MANAGER: frozenset(["GetManagedObjects"]),
+}
 
 
 def publish(
@@ -55,6 +62,7 @@ def publish(
             manager.guard,
             manager.properties,
             guard_first=True,
+            answering=ANSWERING[MANAGER],
         ),
         Export(
             interfaces[POLICY],
@@ -74,10 +82,16 @@ def publish(
                 "GetParameters": policy.get_parameters,
             },
             policy.guard,
+            answering=ANSWERING[POLICY],
         ),
         Export(interfaces[HOST], {}, gate.authorize, host.host_properties),
         Export(interfaces[KSM], {}, gate.authorize, host.ksm_properties),
-        Export(interfaces[OBJECT_MANAGER], {"GetManagedObjects": guests.managed_objects.answer}, gate.authorize),
+        Export(
+            interfaces[OBJECT_MANAGER],
+            {"GetManagedObjects": guests.managed_objects.answer},
+            gate.authorize,
+            answering=ANSWERING[OBJECT_MANAGER],
+        ),
     ]
     connection.serve(PATH, *exports)
     # In this order: whoever hears of something and asks gets no older answer; signals of what the guests have noted; then properties as the

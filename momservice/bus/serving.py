@@ -83,8 +83,8 @@ class Server:
         uid = self._users.known(header.sender)
         try:
             target = self._target(header)
-            if not target.export and _is_quiet(header):
-                # No standard member does anything but answer.
+            if _is_quiet(header) and (not target.export or header.member in target.export.answering):
+                # No standard member does anything but answer either.
                 return None
             charge = self.room.take(header.sender if uid is None else uid, header.sender, CALL_BYTES + header.body_bytes)
         except CallError as error:

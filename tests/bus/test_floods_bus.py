@@ -8,6 +8,7 @@ import gc
 import signal
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from served import LONG, ONE, OTHER, PEER, UNREAD, Served, plain_server, run, st
 from lab.buses import DAEMON, PrivateBus
 from lab.stranger import BUS, Stranger
 from momservice.bus import bounds, objects, reading, serving, unread, users, wire, writing
-from momservice.bus.connection import ERROR, Connection
+from momservice.bus.connection import ERROR, Call, Connection
 from momservice.bus.names import MANAGER, PATH
 
 pytestmark = pytest.mark.usefixtures("fresh_log")
@@ -270,6 +271,23 @@ def test_nothing_is_done_for_standard_members_when_no_answer_is_wanted(address: 
         await asyncio.to_thread(caller.send_all, [quiet] * 10)
         assert (await asyncio.to_thread(caller.call, to(connection.unique_name, "Ping", interface=PEER))).error_name is None
         assert asked == ["Ping"]
+
+    run(address, scenario)
+
+
+def test_nothing_is_done_that_only_answers_when_no_answer_is_wanted(address: str) -> None:
+    async def scenario(connection: Connection, served: Served) -> None:
+        done: list[str] = []
+
+        async def guard(call: Call) -> None:
+            done.append(call.member)
+
+        connection.serve(PATH, replace(served.export, guard=guard, answering={"GetPolicy"}))
+        caller = await stranger(address)
+        for member in ("GetPolicy", "ResetPolicies"):
+            await asyncio.to_thread(caller.send, to(connection.unique_name, member, flags=MessageFlag.NO_REPLY_EXPECTED))
+        assert (await asyncio.to_thread(caller.call, to(connection.unique_name, "GetPolicy"))).body == [LONG]
+        assert done == ["ResetPolicies", "GetPolicy"]
 
     run(address, scenario)
 

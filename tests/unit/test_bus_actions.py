@@ -16,7 +16,7 @@ from momservice.bus.connection import Call, CallError, Export, load_interfaces
 from momservice.bus.names import MANAGER, NAME, PATH, POLICY, XML
 from momservice.bus.policy import Policy
 from momservice.bus.polkit import ACTIONS, CONTROL, EXPLAIN, FREE, LOAD_POLICY, READ, SET_PARAMETERS
-from momservice.bus.service import publish
+from momservice.bus.service import ANSWERING, publish
 from momservice.explanations import Explainer
 
 ROOT = Path(__file__).parents[2]
@@ -122,3 +122,9 @@ def test_whoever_decides_is_told_that_all_other_policies_would_go(replaces: bool
 
     policy = Policy(None, Gate(), None)  # type: ignore[arg-type]  # a guard asks nothing but the gate
     asyncio.run(policy.guard(Call(":1.5", PATH, POLICY, "SetPolicies", ({"a": "1"}, replaces), interactive=False)))
+
+
+def test_what_only_answers_is_what_reads_or_tries() -> None:
+    answering = {(interface, member) for interface, members in ANSWERING.items() for member in members}
+    reads = {key for key, action in ACTIONS.items() if action in (FREE, READ, EXPLAIN)}
+    assert answering == reads | {(POLICY, member) for member in ("ValidatePolicy", "Evaluate", "EvaluateNow")}
