@@ -27,8 +27,7 @@ class Pausing:
         self.reason = reason or "paused by a client"
         log.info("paused %s: %s", f"for {seconds} s" if seconds else "until Resume", self.reason)
         if seconds:
-            # A time of the day, not what is left: the reason must not change all the time.
-            self.reason += f" (until {_time_of_day(time.time() + seconds)})"
+            self.reason += f" ({_end(seconds)})"
             self._timer = asyncio.get_running_loop().call_later(seconds, self.end)
         self._changed()
 
@@ -46,6 +45,11 @@ class Pausing:
             self._timer = None
 
 
-def _time_of_day(time_s: float) -> str:
-    """With the date and the distance from UTC: clients may live by another clock than the host."""
-    return datetime.fromtimestamp(time_s, UTC).astimezone().isoformat(" ", "seconds")
+def _end(seconds: int) -> str:
+    """When that is: a time of the day, not what is left, since the reason must not change all the time."""
+    try:
+        # With the date and the distance from UTC: clients may live by another clock than the host.
+        return f"until {datetime.fromtimestamp(time.time() + seconds, UTC).astimezone().isoformat(' ', 'seconds')}"
+    except (OverflowError, ValueError, OSError):
+        # Beyond what the host's clock can show.
+        return f"for {seconds} s"

@@ -35,9 +35,8 @@ def arguments() -> argparse.ArgumentParser:
     add_asking(parser)
     parser.add_argument("--version", action="version", version=f"momctl {__version__}")
     verbs = parser.add_subparsers(metavar="VERB", required=True)
-    for part in (show, top, ksm, policies, parameters, explain, control, monitor, metrics):
+    for part in (show, top, ksm, policies, parameters, explain, control, monitor, metrics, record):
         part.add(verbs, json_option)
-    record.add(verbs)
     return parser
 
 

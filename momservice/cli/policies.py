@@ -49,7 +49,7 @@ def add(verbs: Verbs, json_option: argparse.ArgumentParser) -> None:
     evaluation.add(actions, json_option)
     replays.add(actions, json_option)
     case_runs.add(actions, json_option)
-    reformat.add(actions)
+    reformat.add(actions, json_option)
 
 
 def _policy_name(text: str) -> str:

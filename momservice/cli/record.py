@@ -12,7 +12,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import IO, Final
 
-from momservice.cli.output import Problem, count, say
+from momservice.cli.output import Problem, count, say_done
 from momservice.cli.policy_files import STDIN
 from momservice.cli.service import connected
 from momservice.cli.verbs import Verbs, add_verb
@@ -34,9 +34,9 @@ POLL_S: Final = 1.0
 MAY_BE_IGNORED: Final = (signal.SIGINT, signal.SIGHUP)
 
 
-def add(verbs: Verbs) -> None:
+def add(verbs: Verbs, json_option: argparse.ArgumentParser) -> None:
     """Add the verb."""
-    parser = add_verb(verbs, "record", "write what policies can see to a file", record, more=MORE)
+    parser = add_verb(verbs, "record", "write what policies can see to a file", record, more=MORE, parents=[json_option])
     parser.add_argument("file", type=Path, metavar="FILE", help='a file that isn\'t there yet; "-" for standard output')
     ends = parser.add_mutually_exclusive_group()
     ends.add_argument("--seconds", type=_number, metavar="N", help="end after so long")
@@ -58,7 +58,8 @@ def record(options: argparse.Namespace) -> int:
         with nullcontext(sys.stdout) if to_output else _new_file(options.file) as out:
             written, why = Recording(client, out, sleep).run(interval_s, options.snapshots, options.seconds)
     if not to_output:
-        say(f"{options.file}: {count(written, 'snapshot')}{why}")
+        text = f"{options.file}: {count(written, 'snapshot')}{'; ' if why else ''}{why}"
+        say_done(options, text, file=str(options.file), snapshots=written, reason=why)
     return 0
 
 
@@ -100,7 +101,7 @@ class Recording:
             self._see()
             if self._clock() >= due:
                 if not self._write(int(interval_s)):
-                    return written, f"; the file would grow beyond {FILE_BYTES >> 20} MiB"
+                    return written, f"the file would grow beyond {FILE_BYTES >> 20} MiB"
                 written, due = written + 1, due + interval_s
             now = self._clock()
             if written == snapshots or (seconds is not None and now - begin >= seconds):

@@ -544,6 +544,9 @@ def test_momctl_records_what_it_replays(host: AnyHost, client: BlockingClient, w
     told = json.loads(momctl(host, "policy", "replay", "--json", str(world), "-", stdin=policy).stdout)
     assert [run["controls"][1]["value"] for run in told["runs"]] == [8, 8]
     assert all(run["controls"][0]["value"] > 0 for run in told["runs"])
+    more = f"{world}.more"
+    told = json.loads(momctl(host, "record", "--json", "--snapshots", "1", more).stdout)
+    assert told == {"file": more, "snapshots": 1, "reason": ""}
     assert momctl(host, "record", str(world)).stderr == f"momctl: {world}: File exists\n"
 
 

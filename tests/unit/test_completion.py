@@ -122,6 +122,12 @@ def verbs(parser: argparse.ArgumentParser, words: str = "momctl") -> Iterator[tu
                 yield from verbs(below, f"{words} {name}")
 
 
+def test_every_verb_can_answer_in_json() -> None:
+    without = {words for words, parser in verbs(command.arguments()) if "--json" not in parser._option_string_actions}
+    # Where verbs are named, not one itself.
+    assert without == {"momctl policy"}
+
+
 def test_every_verb_and_long_option_is_offered(offered: Callable[..., list[set[str]]]) -> None:
     tree = dict(verbs(command.arguments()))
     found = offered(*(f"{words} --" for words in tree), *(f"{words} " for words in tree))

@@ -361,6 +361,18 @@ def test_a_pause_says_once_when_it_ends(monkeypatch: pytest.MonkeyPatch) -> None
         time.tzset()
 
 
+def test_a_pause_beyond_what_a_clock_can_show_says_how_long_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The last day of the year 9999.
+    monkeypatch.setattr("momservice.pausing.time.time", lambda: 253_402_214_400.0)
+    bench = Bench()
+
+    async def scenario() -> list[str]:
+        bench.engine.pause("upgrade", 200_000)
+        return bench.engine.status()[1]
+
+    assert asyncio.run(scenario()) == ["upgrade (for 200000 s)"]
+
+
 def test_a_pause_that_replaces_another_has_its_own_end() -> None:
     bench = Bench()
 

@@ -281,6 +281,20 @@ def test_format_checks(tmp_path: Path, momctl: Any) -> None:
     assert ugly.read_text() == UGLY
 
 
+def test_format_tells_in_json_what_it_makes_of_each_file(tmp_path: Path, momctl: Any) -> None:
+    ugly, pretty, bad = policy(tmp_path, "a", UGLY), policy(tmp_path, "b", PRETTY), policy(tmp_path, "c", "( + 1\n")
+    done = momctl("policy", "format", "--json", "--check", ugly, pretty, bad)
+    told = json.loads(done.out)["files"]
+    assert [(row["file"], row["text"], row["changes"]) for row in told] == [
+        (str(ugly), PRETTY, True), (str(pretty), PRETTY, False), (str(bad), None, False)
+    ]  # fmt: skip
+    assert [len(row["diagnostics"]) for row in told] == [0, 0, 1]
+    assert told[2]["diagnostics"][0]["file"] == str(bad)
+    assert (done.status, done.err) == (1, "")
+    done = momctl("policy", "format", "--json", "--write", ugly)
+    assert (done.status, json.loads(done.out)["files"][0]["changes"], ugly.read_text()) == (0, True, PRETTY)
+
+
 def test_format_writes_with_the_file_s_mode_and_through_links(tmp_path: Path, momctl: Any) -> None:
     file = policy(tmp_path, "a", UGLY)
     file.chmod(0o640)
