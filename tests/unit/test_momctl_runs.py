@@ -290,7 +290,7 @@ def test_the_file_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     text, (written, why) = recording(Service(figures=[figures(1)]), Clock())
     assert 1 < written == text.count("\n")
     assert 700 < len(text) <= 1000
-    assert why == "; the file would grow beyond 0 MiB"
+    assert why == "the file would grow beyond 0 MiB"
     assert strict_json.FILE_BYTES == 64 << 20
 
 
