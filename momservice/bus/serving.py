@@ -171,7 +171,7 @@ class Server:
             await self._unread.settled(charge.user)
             result = await self._run(header, target, body)
             if not _is_quiet(header):
-                self._return(header, target.out_signature, result)
+                await self._return(header, target.out_signature, result)
         except CallError as error:
             self._refuse(header, error)
         except BusLost:
@@ -233,19 +233,15 @@ class Server:
         log.warning("refused %s to %s (uid %s): %s: %s%s", what, header.sender, uid, kind, shown(error.text), more)
 
     def _reply_error(self, header: Header, error: CallError) -> None:
-        if not _is_quiet(header):
-            body = text_body(error.text)
-            if self._may_send(header, len(body), SPARE_BYTES):
-                self._reply(header, "s", body, error.name)
+        body = text_body(error.text)
+        if not _is_quiet(header) and self._unread.take(self._users.known(header.sender), header.sender, len(body), SPARE_BYTES):
+            self._reply(header, "s", body, error.name)
 
-    def _return(self, header: Header, signature: str, result: Sequence[Any]) -> None:
+    async def _return(self, header: Header, signature: str, result: Sequence[Any]) -> None:
         body = result if isinstance(result, bytes) else marshal_body(signature, list(result))
-        if not self._may_send(header, len(body)):
+        if not await self._unread.room(self._users.known(header.sender), header.sender, len(body)):
             raise CallError(ERROR + "LimitsExceeded", "too many answers wait to be read: read them first")
         self._reply(header, signature, body)
-
-    def _may_send(self, header: Header, size: int, spare: int = 0) -> bool:
-        return self._unread.take(self._users.known(header.sender), header.sender, size, spare)
 
     def _reply(self, header: Header, signature: str, body: bytes, error_name: str = "") -> None:
         if not self._connection.offer_marshalled(header, signature, body, error_name):

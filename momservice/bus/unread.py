@@ -20,13 +20,15 @@ from momservice.bus.objects import CallError
 from momservice.bus.wire import BusLost, Reply, outcome
 
 # What answers may be unread in all; a user's may be a quarter of what is left, and refusals a little more.
-ROOM_BYTES, SPARE_BYTES = 48 << 20, 1 << 20
+ROOM_BYTES, SPARE_BYTES = 64 << 20, 1 << 20
 # While the bus keeps more of ours than this signals are dropped. It is asked after so much more.
-KEPT_BYTES, LOOK_BYTES = 64 << 20, 4 << 20
+KEPT_BYTES, LOOK_BYTES = 48 << 20, 4 << 20
 # What each message is counted with besides itself, so that there aren't too many receivers to ask about.
 MESSAGE_BYTES = 256
 # Receivers of a user's that the bus is asked about at a time, and how long it isn't asked again about this user.
 MAX_ASKED, AGAIN_S = 20, 0.05
+# How often an answer that mustn't be sent yet is tried again: callers that are at it may have read some by then.
+TRIES = 20
 NO_OWNER = "org.freedesktop.DBus.Error.NameHasNoOwner"
 
 log = logging.getLogger(__name__)
@@ -50,6 +52,15 @@ class Answers:
         # Whether the bus has been asked: at once, for one that doesn't tell must restrict nobody.
         self._asked = False
         self._blind = False
+
+    async def room(self, user: object, receiver: str, size: int) -> bool:
+        """Count an answer as `take`, perhaps after a second; False if it mustn't be sent even then."""
+        for _ in range(TRIES):
+            if self.take(user, receiver, size):
+                return True
+            # Nothing is counted of a user for whom others have left nothing.
+            await asyncio.shield(self._counting[user]) if user in self._counting else await asyncio.sleep(AGAIN_S)
+        return False
 
     def take(self, user: object, receiver: str, size: int, spare: int = 0) -> bool:
         """Count an answer of so many bytes; False if it mustn't be sent. `user`: who receives it, None: nobody knows."""

@@ -77,7 +77,7 @@ class Figures:
 def measure(figures: Figures) -> None:
     """Wrap the clock around reading and answering, and note the runs of the policy."""
     clock, began = Clock(), dict[tuple[str, int], float]()
-    feed, look, on_call, reply, tell = Bus._read, clock.look, Server.on_call, Server._return, Watchers.tell
+    feed, look, on_call, reply, tell = Bus._read, clock.look, Server.on_call, Server._reply, Watchers.tell
     buses: list[Bus] = []
 
     def read(self: Bus) -> None:
@@ -114,7 +114,7 @@ def measure(figures: Figures) -> None:
         return clock.select(selector, timeout)
 
     selectors.DefaultSelector.select = select  # type: ignore[method-assign,assignment]
-    Bus._read, Server.on_call, Server._return, Watchers.tell = read, called, replied, told  # type: ignore[method-assign,assignment]
+    Bus._read, Server.on_call, Server._reply, Watchers.tell = read, called, replied, told  # type: ignore[method-assign,assignment]
 
 
 def main() -> int:

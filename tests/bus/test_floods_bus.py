@@ -135,13 +135,13 @@ def test_callers_that_leave_in_mid_call_leave_nothing_behind(address: str, caplo
 
 def test_who_has_left_before_it_is_known_costs_no_answer(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     answered: list[str] = []
-    plain = serving.Server._return
+    plain = serving.Server._reply
 
     def note(self: serving.Server, header: reading.Header, *rest: Any) -> None:
         answered.append(header.sender)
         plain(self, header, *rest)
 
-    monkeypatch.setattr(serving.Server, "_return", note)
+    monkeypatch.setattr(serving.Server, "_reply", note)
 
     async def scenario(connection: Connection, _served: Served) -> None:
         call = to(connection.unique_name, "GetPolicy")
@@ -189,7 +189,7 @@ def test_while_the_bus_takes_no_answers_calls_are_read_and_none_is_begun(address
 
 def test_another_user_waits_for_a_turn_and_not_for_a_flood(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     events: list[str] = []
-    on_call, reply = serving.Server.on_call, serving.Server._return
+    on_call, reply = serving.Server.on_call, serving.Server._reply
 
     def called(self: serving.Server, header: reading.Header) -> reading.Taker:
         events.append(f"call {header.sender}")
@@ -200,7 +200,7 @@ def test_another_user_waits_for_a_turn_and_not_for_a_flood(address: str, monkeyp
         reply(self, header, *rest)
 
     monkeypatch.setattr(serving.Server, "on_call", called)
-    monkeypatch.setattr(serving.Server, "_return", replied)
+    monkeypatch.setattr(serving.Server, "_reply", replied)
 
     async def scenario(connection: Connection, _served: Served) -> None:
         floods, other = [await stranger(address) for _ in range(20)], await stranger(address, OTHER)

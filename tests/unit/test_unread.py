@@ -227,3 +227,23 @@ def test_a_bus_that_does_not_tell_stops_no_signals() -> None:
         assert len(bus.asked) == 1
 
     asyncio.run(main())
+
+
+def test_an_answer_waits_a_while_for_others_to_be_read() -> None:
+    async def scenario(bus: Bus, answers: Answers) -> None:
+        bus.unread = {":1.1": FIRST, ":1.2": 0}
+        assert answers.take(1, ":1.1", size(FIRST - 1000))
+        await bus.tell(1)
+        waiting = asyncio.ensure_future(answers.room(1, ":1.2", size(5000)))
+        await bus.tell(2)
+        assert not waiting.done()
+        bus.unread[":1.1"] = 0
+        await bus.tell(3)
+        assert await waiting
+        # A user for whom others have left nothing waits as well.
+        bus.unread |= {f":1.{number}": ROOM_BYTES for number in range(10, 100)}
+        while answers.take(bus, ":1.10", size(1 << 20)) or any(answers.take(n, f":1.{n}", size(100_000)) for n in range(10, 100)):
+            pass
+        assert not await asyncio.wait_for(answers.room("new", ":1.7", size(1 << 20)), 60 * AGAIN_S)
+
+    run(scenario)
