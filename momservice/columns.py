@@ -22,6 +22,7 @@ _WIDE: Final = 1 << 256
 _COUNT_BYTES: Final = 4
 _INT_OR_NIL: Final = {int, type(None)}
 _PLAIN: Final = frozenset({type(None), bool, float})
+NO_VARIABLES: Mapping[str, Mapping[str, Value]] = MappingProxyType({})
 # Not EMPTY: that is what a guest gave that has nothing to tell.
 NO_ROW: Final[Sample] = MappingProxyType({})
 
@@ -141,7 +142,7 @@ class GuestTable(Sequence[Entity]):
         keys: Sequence[str],
         properties: Sequence[Mapping[str, Value]],
         rows: Sequence[Sequence[Sample]],
-        variables: Mapping[str, Mapping[str, Value]] = EMPTY,  # type: ignore[assignment]  # empty
+        variables: Mapping[str, Mapping[str, Value]] = NO_VARIABLES,
     ) -> None:
         self.keys = keys
         self.properties = properties

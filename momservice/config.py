@@ -86,9 +86,13 @@ def path(text: str) -> Path | None:
     return Path(text) if text else None
 
 
+# Far more than any URI here.
+MAX_LINE = 1000
+
+
 def line(text: str) -> str:
     """Any short text."""
-    if len(text) > 1000 or not text.isprintable():  # noqa: PLR2004 - far more than any URI here
+    if len(text) > MAX_LINE or not text.isprintable():
         raise ValueError("must be a line of text")
     return text
 

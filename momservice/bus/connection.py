@@ -21,7 +21,7 @@ from momservice.bus.library import Message, MessageFlag, NameFlag, RequestNameRe
 from momservice.bus.objects import ERROR, Call, CallError, Export, Interface, Marshalled, clean, load_interfaces
 from momservice.bus.reading import CALL, Header, Taker
 from momservice.bus.serving import Server
-from momservice.bus.unread import Answers, Signals
+from momservice.bus.unread import Signals
 from momservice.bus.users import Users
 from momservice.bus.wire import GONE, MAX_BODY_BYTES, Bus, BusLost, outcome
 
@@ -84,10 +84,8 @@ class Connection:
         self._bus = bus
         self.users = Users(bus.ask_user)
         """Who is behind the names that call us."""
-        self.unread = Answers(bus.ask_statistics)
-        """What they may not have read yet."""
         self._signals = Signals(bus.ask_statistics)
-        self._server = Server(self)
+        self._server = Server(bus, self.users)
         # Well-known name -> who wants to hear of its owners.
         self._watches: list[tuple[str, Callable[[str | None], None]]] = []
         self._subscriptions: list[Subscription] = []
@@ -235,20 +233,6 @@ class Connection:
         except Exception:
             # The library raises whatever it stumbles over.
             log.exception("internal error: the signal %s.%s can't be sent", interface, member)
-
-    @property
-    def congested(self) -> bool:
-        """Whether the bus takes less than it is sent."""
-        return self._bus.congested
-
-    @property
-    def behind(self) -> bool:
-        """Whether the bus had more for us than we took when we last read."""
-        return self._bus.behind
-
-    def offer_marshalled(self, call: Header, signature: str, body: bytes, error_name: str = "") -> bool:
-        """Send a reply whose body has been marshalled, little-endian, or give False because the bus takes no more."""
-        return self._bus.offer_marshalled(call, signature, body, error_name)
 
     def _on_header(self, header: Header) -> Taker:
         if header.kind != CALL:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from momservice.bus.bounds import CALL_BYTES, ROOM_BYTES, SMALL_CALL_BYTES, Charge, Minutely, Room, Seldom, Turns
 from momservice.bus.decoder import TooMuch, decoding, in_turns
@@ -22,7 +22,7 @@ from momservice.bus.objects import ERROR, Call, CallError, Objects, Target
 from momservice.bus.reading import Header, Taker
 from momservice.bus.unread import SPARE_BYTES, Answers
 from momservice.bus.users import Users
-from momservice.bus.wire import MAX_BODY_BYTES, BusLost
+from momservice.bus.wire import MAX_BODY_BYTES, Bus, BusLost
 from momservice.bus.writing import text_body
 from momservice.text import shown
 
@@ -40,37 +40,14 @@ log = logging.getLogger(__name__)
 log.addFilter(Seldom())
 
 
-class Sender(Protocol):
-    """What the server needs of the connection."""
-
-    @property
-    def congested(self) -> bool:
-        """Whether the bus takes less than it is sent."""
-
-    @property
-    def behind(self) -> bool:
-        """Whether the bus had more for us than we took when we last read."""
-
-    @property
-    def users(self) -> Users:
-        """Who is behind the names that call us."""
-
-    @property
-    def unread(self) -> Answers:
-        """What they may not have read yet."""
-
-    def offer_marshalled(self, call: Header, signature: str, body: bytes, error_name: str = "") -> bool:
-        """Send a reply whose body has been marshalled, or give False."""
-
-
 class Server:
-    """Answers calls for objects."""
+    """Answers calls for objects. `users`: who is behind the names that call."""
 
-    def __init__(self, connection: Sender) -> None:
+    def __init__(self, bus: Bus, users: Users) -> None:
         self.objects = Objects()
         self.room = Room(ROOM_BYTES)
         self.pending: set[asyncio.Task[None]] = set()
-        self._connection, self._users, self._unread = connection, connection.users, connection.unread
+        self._bus, self._users, self._unread = bus, users, Answers(bus.ask_statistics)
         self._refusals = Minutely()
         self._turns = Turns()
         self._per_turn, self._turning, self._began_s = 1, False, 0.0
@@ -126,11 +103,11 @@ class Server:
     def _turn(self) -> None:
         """Begin some of what waits. The loop comes to it after this, and then to whoever else wants it."""
         loop = asyncio.get_running_loop()
-        if self._connection.congested:
+        if self._bus.congested:
             self._per_turn = 1
             loop.call_later(TURN_S, self._turn)
             return
-        if self._connection.behind and self._put_off < PIECES_PER_TURN:
+        if self._bus.behind and self._put_off < PIECES_PER_TURN:
             self._put_off += 1
             loop.call_soon(self._turn)
             return
@@ -244,7 +221,7 @@ class Server:
         self._reply(header, signature, body)
 
     def _reply(self, header: Header, signature: str, body: bytes, error_name: str = "") -> None:
-        if not self._connection.offer_marshalled(header, signature, body, error_name):
+        if not self._bus.offer_marshalled(header, signature, body, error_name):
             self._drop(header)
 
     @staticmethod

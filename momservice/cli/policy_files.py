@@ -87,8 +87,7 @@ def texts(policies: dict[str, PolicyFile]) -> dict[str, str]:
 
 def names_in_use(file: Path | None) -> Schema:
     """The names that policies may use under a configuration; None: the system's, or without one the default. Raises Problem."""
-    # Only what runs off line needs to know of every collector and controller.
-    from momservice.parts import schema  # noqa: PLC0415 - those who ask a service should not wait for it
+    from momservice.parts import schema  # noqa: PLC0415 - those who ask a service should not wait for every collector and controller
 
     try:
         return schema(settings_in_use(file))

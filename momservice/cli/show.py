@@ -83,8 +83,7 @@ def show_stats(options: argparse.Namespace) -> int:
 
 def _units(kind: EntityKind) -> dict[str, str]:
     """The unit of each field."""
-    # Only those who print figures should wait for all collectors to be imported.
-    from momservice.collectors import registry  # noqa: PLC0415 - see above
+    from momservice.collectors import registry  # noqa: PLC0415 - only those who print figures should wait for all collectors
 
     collectors: Iterable[HasFields] = registry.HOST.values() if kind == "host" else registry.GUEST.values()
     return {field.name: field.unit for collector in collectors for field in collector.FIELDS}

@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from typing import Any
+
+from turns import turns_during
 
 from momservice.bus.connection import Variant
 from momservice.bus.decoder import at_once, decoding
@@ -26,21 +27,7 @@ def answer(parameters: Mapping[str, Parameter]) -> tuple[bytes, int]:
     nothing: Any = None
     store: Any = Store(parameters)
 
-    async def scenario() -> tuple[bytes, int]:
-        turns = 0
-
-        async def other() -> None:
-            nonlocal turns
-            while True:
-                turns += 1
-                await asyncio.sleep(0)
-
-        task = asyncio.ensure_future(other())
-        body = await Policy(store, nothing, nothing).get_parameters(nothing)
-        task.cancel()
-        return body, turns
-
-    return asyncio.run(scenario())
+    return turns_during(lambda: Policy(store, nothing, nothing).get_parameters(nothing))
 
 
 def test_parameters_read_as_they_are() -> None:

@@ -81,13 +81,22 @@ def test_young_garbage_is_found() -> None:
     assert sum(reference() is not None for reference in made) < FEW
 
 
-def test_old_garbage_is_found_when_there_is_much_of_it(kept: Garbage, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+def bound(monkeypatch: pytest.MonkeyPatch, growth: int) -> None:
+    """How much more may be set aside before all is searched."""
     monkeypatch.setattr(garbage, "SLACK", 0)
-    monkeypatch.setattr(garbage, "GROWTH", 1)
+    monkeypatch.setattr(garbage, "GROWTH", growth)
+
+
+def set_aside() -> weakref.ref[Cycle]:
+    """A cycle that became garbage after it had been set aside."""
     cycle = Cycle()
     gc.freeze()
-    gone = weakref.ref(cycle)
-    del cycle
+    return weakref.ref(cycle)
+
+
+def test_old_garbage_is_found_when_there_is_much_of_it(kept: Garbage, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    bound(monkeypatch, growth=1)
+    gone = set_aside()
     live = [[Cycle()] for _ in range(FEW)]
     gc.freeze()
     kept.sampled(WORLD)
@@ -101,8 +110,7 @@ def test_old_garbage_is_found_when_there_is_much_of_it(kept: Garbage, clock: Clo
 
 def test_what_is_set_aside_unsearched_is_looked_at_sooner(kept: Garbage, monkeypatch: pytest.MonkeyPatch) -> None:
     """Loading policies leaves garbage by the hundred thousand objects, and clients may load all day."""
-    monkeypatch.setattr(garbage, "SLACK", 0)
-    monkeypatch.setattr(garbage, "GROWTH", 0)
+    bound(monkeypatch, growth=0)
     gc.disable()
     made = [weakref.ref(Cycle()) for _ in range(MANY)]
     gc.enable()
@@ -115,12 +123,8 @@ def test_what_is_set_aside_unsearched_is_looked_at_sooner(kept: Garbage, monkeyp
 
 
 def test_garbage_is_found_while_a_policy_runs_without_the_collector(kept: Garbage, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(garbage, "SLACK", 0)
-    monkeypatch.setattr(garbage, "GROWTH", 0)
-    cycle = Cycle()
-    gc.freeze()
-    gone = weakref.ref(cycle)
-    del cycle
+    bound(monkeypatch, growth=0)
+    gone = set_aside()
     gc.disable()
     live = [[Cycle()] for _ in range(FEW)]
     clock.now_s += COUNTED_EVERY_S

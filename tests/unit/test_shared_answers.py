@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from types import SimpleNamespace
 from typing import Any
+
+from turns import turns_during
 
 from momservice.bus.connection import Call, Marshalled
 from momservice.bus.manager import Manager
@@ -77,35 +78,15 @@ def test_a_sample_outdates_all_statistics() -> None:
     asyncio.run(scenario())
 
 
-def turns_during(work: Callable[[], Awaitable[object]]) -> int:
-    """How many turns others had meanwhile."""
-
-    async def scenario() -> int:
-        turns = 0
-
-        async def other() -> None:
-            nonlocal turns
-            while True:
-                turns += 1
-                await asyncio.sleep(0)
-
-        task = asyncio.ensure_future(other())
-        await work()
-        task.cancel()
-        return turns
-
-    return asyncio.run(scenario())
-
-
 def test_a_large_answer_lets_others_have_their_turn() -> None:
     async def work() -> None:
         assert await in_slices(b"x" for _ in range(SLICE * 5)) == [b"x"] * SLICE * 5
 
-    assert turns_during(work) >= 5
+    assert turns_during(work)[1] >= 5
 
 
 def test_long_pieces_let_others_have_their_turn() -> None:
-    assert turns_during(lambda: in_slices(bytes(SLICE_BYTES) for _ in range(5))) >= 5
+    assert turns_during(lambda: in_slices(bytes(SLICE_BYTES) for _ in range(5)))[1] >= 5
 
 
 def asked(member: str, *args: object) -> Call:
@@ -126,14 +107,14 @@ def test_controls_and_failures_of_a_dry_run_are_told_in_turns() -> None:
     wanted = [Wanted("g", "target", number, place) for number in range(SLICE * 3)]
     failures = [Failure("type", "no", place, number) for number in range(SLICE * 3)]
     policy = Policy(telling(DryRun(Decisions([], wanted, {}, failures, [], 1))), CALL, CALL)
-    assert turns_during(lambda: policy.evaluate(asked("EvaluateNow", {}))) >= 6
+    assert turns_during(lambda: policy.evaluate(asked("EvaluateNow", {})))[1] >= 6
 
 
 def test_findings_are_told_in_turns() -> None:
     policy = Policy(telling([Diagnostic("error", "name", Place("p", 1, 1), "no", "")] * SLICE * 3), CALL, CALL)
-    assert turns_during(lambda: policy.validate_policy(asked("ValidatePolicy", {}))) >= 3
+    assert turns_during(lambda: policy.validate_policy(asked("ValidatePolicy", {})))[1] >= 3
 
 
 def test_explanations_are_told_in_turns() -> None:
     manager = Manager(CALL, CALL, CALL, telling([Explanation(1, 2, 3, "nothing")] * SLICE * 3))
-    assert turns_during(lambda: manager.explain(asked("Explain", "host", 1))) >= 3
+    assert turns_during(lambda: manager.explain(asked("Explain", "host", 1)))[1] >= 3

@@ -218,10 +218,9 @@ class _Builder:
         certain = not (emitter.fails or emitter.guarded)
         for name, fact in emitter.facts_after().items():
             before = self._known.get(name, UNDEFINED)
-            if emitter.guarded and name in emitter.defined:
-                # Where the dynamic code runs instead, what is defined may be something else.
-                fact = Fact(MAYBE)  # noqa: PLW2901  # the fact is another one
-            self._known[name] = fact if certain else fact.join(before)
+            # Where the dynamic code runs instead, what is defined may be something else.
+            after = Fact(MAYBE) if emitter.guarded and name in emitter.defined else fact
+            self._known[name] = after if certain else after.join(before)
         if emitter.steps > FORM_STEPS:
             return None
         return _Static(body, emitter.steps, emitter.averages, emitter.work, certain)
