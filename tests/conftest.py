@@ -7,10 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from base_policy import BASE
 
+from lab.anyhost import AnyHost
 from lab.buses import PrivateBus, private_bus
-from lab.hosts import HOSTS
+from lab.hosts import HOSTS, host_with
 from momservice.bus import connection, serving
+from momservice.client import BlockingClient
 
 HERE = Path(__file__).parent
 
@@ -38,6 +41,26 @@ def hosts_bus(request: pytest.FixtureRequest) -> str:
     """Which bus a module's host has, one after the other."""
     bus: str = request.param
     return bus
+
+
+@pytest.fixture(scope="module")
+def host(hosts_bus: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[AnyHost]:
+    """A host with the service, which has BASE and the first figures, and without libvirt; for modules that want no other one."""
+    folder = tmp_path_factory.mktemp("policies")
+    (folder / "10_base.policy").write_text(BASE, encoding="utf-8")
+    with host_with(hosts_bus, policy=folder) as running, BlockingClient(running.bus_address) as client:
+        running.wait_for(client.host_statistics, "the first figures")
+        yield running
+
+
+@pytest.fixture
+def client(host: AnyHost) -> Iterator[BlockingClient]:
+    """The service as root sees it, as it was at its start."""
+    with BlockingClient(host.bus_address) as connected:
+        connected.reset_policies()
+        connected.replace_parameters({})
+        connected.resume()
+        yield connected
 
 
 @pytest.fixture(params=list(HOSTS))
