@@ -116,8 +116,11 @@ class Knobs:
         if "pages_to_scan" in knobs and now.get("advisor_mode"):
             knobs.setdefault("advisor_mode", 0)
         changes = {name: value for name, value in knobs.items() if value != now[name]}
+        touched = bool(self.saved)
         if refusal := self._put(changes, now):
-            self._put({name: now[name] for name in changes}, {})
+            if not self._put({name: now[name] for name in changes}, {}) and not touched:
+                with suppress(OSError):
+                    self._store({})  # Nothing is ours: what others set from now on must stay.
             raise CallError(ERROR + "IOError", ": ".join(refusal))
         log.log(logging.INFO if changes else logging.DEBUG, "set %s", changes)
         return {name: value for name, value in self.read().items() if name in knobs}

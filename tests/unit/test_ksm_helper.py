@@ -274,11 +274,48 @@ def test_without_a_place_to_save_nothing_is_written(kernel: Kernel) -> None:
     assert kernel.written == []
 
 
-def test_what_was_found_is_on_disk_before_the_first_write(kernel: Kernel) -> None:
+def test_what_was_found_is_on_disk_before_the_first_write(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
+    def write(name: str, value: int) -> None:
+        assert json.loads((kernel.state / "saved.json").read_text()) == {"boot": BOOT, "knobs": FOUND}
+        kernel.set(name, value)
+
+    monkeypatch.setattr(kernel, "_write", write)
+    assert kernel.apply({"run": 1}) == {"run": 1}
+
+
+@pytest.mark.parametrize("wanted", [{"run": 1}, {"sleep_millisecs": 30, "run": 1}])
+def test_knobs_of_which_nothing_could_be_set_are_left_to_others(kernel: Kernel, root: Path, wanted: dict[str, int]) -> None:
+    kernel.refuse = {"run"}
+    with pytest.raises(CallError):
+        kernel.apply(wanted)
+    kernel.set("pages_to_scan", 777)
+    assert Kernel(root).saved == {}
+    assert kernel.restore()
+    assert kernel.read() == FOUND | {"pages_to_scan": 777}
+
+
+def test_what_could_not_be_undone_is_put_back_later(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
+    def write(name: str, value: int) -> None:
+        if (name, value) != ("sleep_millisecs", 30):
+            raise OSError(errno.EIO, "Input/output error")
+        kernel.set(name, value)
+
+    with monkeypatch.context() as fault:
+        fault.setattr(kernel, "_write", write)
+        with pytest.raises(CallError):
+            kernel.apply({"sleep_millisecs": 30, "run": 1})
+    assert kernel.read() == FOUND | {"sleep_millisecs": 30}
+    assert kernel.restore()
+    assert kernel.read() == FOUND
+
+
+def test_a_refusal_forgets_nothing_of_what_was_set_before(kernel: Kernel) -> None:
+    kernel.apply({"pages_to_scan": 200})
     kernel.refuse = {"run"}
     with pytest.raises(CallError):
         kernel.apply({"run": 1})
-    assert json.loads((kernel.state / "saved.json").read_text()) == {"boot": BOOT, "knobs": FOUND}
+    assert kernel.restore()
+    assert kernel.read() == FOUND
 
 
 def test_restore_puts_everything_back_and_forgets(kernel: Kernel, root: Path) -> None:
