@@ -11,7 +11,6 @@ import argparse
 import asyncio
 import logging
 import os
-import signal
 import sys
 import time
 import uuid
@@ -25,6 +24,7 @@ from momhelper.gate import Gate
 from momservice.bus.connection import BUS, ERROR, BusLost, Call, CallError, Connection, Export, load_interfaces
 from momservice.hypervisor.libvirt_common import DEFAULT_URI, one_line, silence_libvirt
 from momservice.hypervisor.workers import DeadlineMissed, NoThreadLeft, Workers
+from momservice.stopping import stop_asked
 
 log = logging.getLogger("momhelper-guests")
 
@@ -235,7 +235,7 @@ async def serve(uri: str) -> int:
     """Serve until idle (0), told to stop (0) or without a bus (1)."""
     try:
         connection = await Connection.open()
-        gate = Gate(connection)
+        gate, stop = Gate(connection), stop_asked()
         helper = Helper(Guests(uri), gate.check)
         await gate.open()
         connection.serve(PATH, helper.export)
@@ -243,9 +243,6 @@ async def serve(uri: str) -> int:
     except (BusLost, CallError) as error:
         log.error("%s", error)
         return 1
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
     ends = [asyncio.ensure_future(end) for end in (helper.idle(), stop.wait(), connection.lost())]
     await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
     if ends[2].done():

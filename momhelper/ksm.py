@@ -5,7 +5,6 @@ import asyncio
 import json
 import logging
 import os
-import signal
 import sys
 import threading
 import time
@@ -14,6 +13,7 @@ from pathlib import Path
 
 from momhelper.gate import Gate, TokenBucket
 from momservice.bus.connection import ERROR, BusLost, Call, CallError, Connection, Export, load_interfaces
+from momservice.stopping import stop_asked
 
 log = logging.getLogger(__name__)
 NAME, OBJECT, FOLDER = "org.ovirt.MomHelper1", "/org/ovirt/MomHelper1", Path("/sys/kernel/mm/ksm")
@@ -193,15 +193,13 @@ class Helper:
     async def run(self) -> int:
         """Serve until a signal or idleness ends it (0) or the bus is lost (1)."""
         connection = await Connection.open()
-        gate, stop, lost = Gate(connection), asyncio.Event(), asyncio.ensure_future(connection.lost())
+        gate, stop, lost = Gate(connection), stop_asked(), asyncio.ensure_future(connection.lost())
         interface, methods = load_interfaces(NAME + ".xml")[NAME], dict.fromkeys(("Apply", "Read", "Renew", "Restore"), self._answer)
         export = Export(interface, methods, gate.check, lambda: {"Knobs": list(self._knobs.read())}, guard_first=True)
         connection.serve(OBJECT, export)
         await gate.open()
         await connection.own(NAME)
         self._knobs.restore()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, stop.set)
         while not stop.is_set() and not lost.done() and (self._knobs.saved or time.monotonic() < self._idle):
             await asyncio.sleep(TICK_S)
             self._seen = time.monotonic() if gate.service_present else self._seen

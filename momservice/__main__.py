@@ -29,6 +29,7 @@ from momservice.keeping import Keeper
 from momservice.metrics_file import MetricsFile
 from momservice.notify import notify
 from momservice.options import parsed
+from momservice.stopping import stop_asked
 
 log = logging.getLogger("momservice")
 
@@ -130,13 +131,14 @@ async def serve(settings: config.Config, read: Callable[[], config.Config]) -> i
     gate = service.publish(connection, engine, policies, explainer, workshop.balloon_works)
     metrics = MetricsFile(engine, lambda: policies.generation, lambda: gate.available)
     engine.watchers.all.append(metrics)
-    await connection.own(BUS_NAME)
-    # Not earlier: a second service that can't own the name must leave the state of the first alone.
-    await keeper.keep()
     engine.watchers.all.append(Garbage())
+    stop = stop_asked()
+    reload_when_asked(engine)
+    await connection.own(BUS_NAME)
     notify("READY=1")
     log.info("momservice %s runs", __version__)
-    return await until_the_end(connection, engine, keeper, metrics)
+    # Nothing is kept earlier: a second service that can't own the name must leave the state of the first alone.
+    return await until_the_end(stop, connection, engine, keeper, metrics)
 
 
 def configure(read: Callable[[], config.Config], workshop: parts.Workshop) -> tuple[config.Config, Parts]:
@@ -145,10 +147,9 @@ def configure(read: Callable[[], config.Config], workshop: parts.Workshop) -> tu
     return settings, workshop.parts(settings)
 
 
-async def until_the_end(connection: Connection, engine: Engine, keeper: Keeper, metrics: MetricsFile) -> int:
-    """Run the engine. 0 after SIGTERM or SIGINT, 1 when the bus went or the engine ended by itself. SIGHUP reloads."""
+def reload_when_asked(engine: Engine) -> None:
+    """SIGHUP reloads."""
     loop = asyncio.get_running_loop()
-    stop = asyncio.Event()
     reloads: set[asyncio.Task[None]] = set()
 
     def hang_up() -> None:
@@ -156,9 +157,12 @@ async def until_the_end(connection: Connection, engine: Engine, keeper: Keeper, 
         reloads.add(task)
         task.add_done_callback(reloads.discard)
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
     loop.add_signal_handler(signal.SIGHUP, hang_up)
+
+
+async def until_the_end(stop: asyncio.Event, connection: Connection, engine: Engine, keeper: Keeper, metrics: MetricsFile) -> int:
+    """Run the engine. 0 when it was asked to stop, 1 when the bus went or the engine ended by itself."""
+    loop = asyncio.get_running_loop()
     runs, _keeps = loop.create_task(engine.run(lambda: notify("WATCHDOG=1"))), loop.create_task(keeper.run())
     stopped, lost = loop.create_task(stop.wait()), loop.create_task(connection.lost())
     done, _ = await asyncio.wait({runs, stopped, lost}, return_when=asyncio.FIRST_COMPLETED)

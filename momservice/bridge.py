@@ -11,7 +11,6 @@ import argparse
 import asyncio
 import logging
 import os
-import signal
 import socket
 import stat
 import sys
@@ -30,6 +29,7 @@ from momservice.errors import UnknownPolicy
 from momservice.link import Link, ServiceUnavailable
 from momservice.options import parsed
 from momservice.snapshot import Sample
+from momservice.stopping import stop_asked
 from momservice.unix_http import Server
 from momservice.xml_rpc import INVALID_ARGUMENTS, REFUSED, UNKNOWN_METHOD, read_call, write_answer
 
@@ -168,13 +168,10 @@ def _remove_dead(path: Path) -> None:
 
 async def serve(sockets: Sequence[socket.socket], *, until_idle: bool) -> None:
     """Answer until told to stop or, if that is wanted, until nobody needs us."""
-    client = Client(Link(), deadline_s=DEADLINE_S)
+    stop, client = stop_asked(), Client(Link(), deadline_s=DEADLINE_S)
     # Our own user is vdsm.
     server = Server(Methods(client).answer, {0, os.geteuid()})
     listening = [await server.serve(each) for each in sockets]
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
     ends = [asyncio.ensure_future(stop.wait())]
     if until_idle:
         ends.append(asyncio.ensure_future(server.idle(IDLE_S)))  # type: ignore[arg-type]  # only their end matters

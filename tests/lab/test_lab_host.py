@@ -13,11 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from lab import bus, knobs
+from lab import bus, daemons, knobs
 from lab.anyhost import AnyHost
 from lab.common import LabError, locked
 from lab.host import Host
 from lab.hosts import HOSTS
+from lab.stranger import BUS, Stranger, call_of
 
 ROOT = Path(__file__).parent.parent.parent
 PLAIN = ["--guests", "0", "--no-ksm", "--no-service"]
@@ -95,6 +96,28 @@ def test_a_daemon_that_fails_is_named_with_its_last_words(kind: type[AnyHost]) -
     host = kind(guests=0, libvirt=False, ksm=False, drop_in="[no-such-section]\nx: 1\n")
     with pytest.raises(LabError, match=r"momservice doesn't stay up: .*no-such-section"), host:
         pass
+
+
+# Before the other tests with the service, which starts helpers.
+@pytest.mark.parametrize("program", ["momhelper", "momhelper-guests", "momservice"])
+def test_a_stop_is_heeded_as_soon_as_the_name_is_owned(host: Host, program: str) -> None:
+    watcher = Stranger(host.bus_address)
+    if program == "momservice":
+        name = bus.NAME
+        host.start(daemons.SERVICE)
+    else:
+        name = {"momhelper": "org.ovirt.MomHelper1", "momhelper-guests": "org.ovirt.MomGuestHelper1"}[program]
+        watcher.send(call_of(*BUS, "StartServiceByName", "su", name, 0, quiet=True))
+    # A look every 50 ms would come too late for what this is about.
+    end = time.monotonic() + 40
+    while not watcher.call(call_of(*BUS, "NameHasOwner", "s", name)).body[0]:
+        assert time.monotonic() < end
+    if program == "momservice":
+        assert host.stop_service() == 0
+    else:
+        host.check(["kill", str(watcher.call(call_of(*BUS, "GetConnectionUnixProcessID", "s", name)).body[0])])
+        until(lambda: host.ended_helper(program) is not None)
+        assert host.ended_helper(program) == 0
 
 
 def test_a_killed_service_is_started_again_and_a_stopped_one_is_not(host: Host) -> None:
