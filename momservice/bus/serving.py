@@ -103,6 +103,9 @@ class Server:
     def _turn(self) -> None:
         """Begin some of what waits. The loop comes to it after this, and then to whoever else wants it."""
         loop = asyncio.get_running_loop()
+        if self._bus.ended.done():
+            # Nobody could be answered.
+            return
         if self._bus.congested:
             self._per_turn = 1
             loop.call_later(TURN_S, self._turn)
