@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from base_policy import BASE
+from ksm_folder import Kernel, furnish, opened
 
 from lab.anyhost import AnyHost
 from lab.buses import PrivateBus, private_bus
@@ -82,3 +83,16 @@ def fresh_log(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (serving, connection):
         (seldom,) = module.log.filters
         monkeypatch.setattr(seldom, "_count", 0)
+
+
+@pytest.fixture
+def kernel_root(tmp_path: Path) -> Path:
+    """A folder with what of the kernel momhelper reads and writes."""
+    return furnish(tmp_path)
+
+
+@pytest.fixture
+def kernel(kernel_root: Path) -> Iterator[Kernel]:
+    """momhelper's knobs in it."""
+    with opened(kernel_root) as knobs:
+        yield knobs
