@@ -119,17 +119,18 @@ def _entity(key: str, given: Mapping[str, Json], where: str) -> Entity:
     samples = strict_json.get(given, "samples", list, where, [])
     return Entity(
         key,
-        tuple(_named(sample, f"{where}: sample {number}") for number, sample in enumerate(samples, 1)),
+        tuple(values_of(sample, f"{where}: sample {number}") for number, sample in enumerate(samples, 1)),
         _values(given, "properties", where),
         _values(given, "variables", where),
     )
 
 
 def _values(holder: Json, key: str, where: str) -> dict[str, Value]:
-    return _named(strict_json.get(holder, key, dict, where, {}), f"{where}: {key}")
+    return values_of(strict_json.get(holder, key, dict, where, {}), f"{where}: {key}")
 
 
-def _named(given: Json, where: str) -> dict[str, Value]:
+def values_of(given: Json, where: str) -> dict[str, Value]:
+    """The values of an object by their names. Raises ValueError, one line that begins with `where`."""
     if not isinstance(given, dict):
         raise ValueError(f"{where}: not an object")
     values: dict[str, Value] = {}

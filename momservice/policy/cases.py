@@ -19,7 +19,7 @@ from momservice.policy.differences import Difference, differences, refused
 from momservice.policy.expected import Expected, read_expected
 from momservice.policy.program import Program, evaluate, load
 from momservice.snapshot import HOST, Entity, Snapshot, Value
-from momservice.snapshot_file import decoded, read_snapshot, schema_of
+from momservice.snapshot_file import read_snapshot, schema_of, values_of
 from momservice.strict_json import Json, Kind, get, only, quoted, read, read_text
 
 SEEDS: Final = ("mom.policy", "../data/mom.policy", "../reference/mom.policy")
@@ -124,7 +124,7 @@ class _File:
         only(case, CASE, where)
         snapshot, schema = self._world(case, where)
         expected = get(case, "ours" if get(case, "quirk", bool, where, False) else "expect", dict, where, {})
-        parameters = _values(get(case, "parameters", dict, where, {}), f"{where}: 'parameters'")
+        parameters = values_of(get(case, "parameters", dict, where, {}), f"{where}: 'parameters'")
         return _Case(name, self._policies(case, where), snapshot, schema, parameters, read_expected(expected, snapshot, where))
 
     def _world(self, case: dict[str, Json], where: str) -> tuple[Snapshot, Schema]:
@@ -210,29 +210,17 @@ def _uuid(number: int) -> str:
 
 def _entity(key: str, given: dict[str, Json], properties: dict[str, Value], where: str) -> Entity:
     only({name: value for name, value in given.items() if name.startswith("@")}, WORLD, where)
-    newest = _values({name: value for name, value in given.items() if not name.startswith("@")}, where)
-    history = [_values(sample, f"{where}: '@history'") for sample in get(given, "@history", list, where, [])]
+    newest = values_of({name: value for name, value in given.items() if not name.startswith("@")}, where)
+    history = [values_of(sample, f"{where}: '@history'") for sample in get(given, "@history", list, where, [])]
     empty = get(given, "@empty", list, where, [])
     if not all(isinstance(name, str) for name in empty):
         raise ValueError(f"{where}: '@empty' is not a list of names")
     return Entity(
         key,
         () if "@empty" in given else (*history, newest),
-        properties | _values(get(given, "@props", dict, where, {}), f"{where}: '@props'"),
-        _values(get(given, "@vars", dict, where, {}), f"{where}: '@vars'"),
+        properties | values_of(get(given, "@props", dict, where, {}), f"{where}: '@props'"),
+        values_of(get(given, "@vars", dict, where, {}), f"{where}: '@vars'"),
     )
-
-
-def _values(given: Json, where: str) -> dict[str, Value]:
-    if not isinstance(given, dict):
-        raise ValueError(f"{where}: not an object")
-    values: dict[str, Value] = {}
-    for name, value in given.items():
-        try:
-            values[name] = decoded(value)
-        except ValueError as error:
-            raise ValueError(f"{where}: {quoted(name)}: {error}") from None
-    return values
 
 
 def _names(entities: Sequence[dict[str, Json]], known: Names, properties: set[str]) -> Names:
