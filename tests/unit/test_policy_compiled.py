@@ -474,7 +474,7 @@ def test_many_disks_of_one_name_are_paid_for(monkeypatch: pytest.MonkeyPatch) ->
     loaded = load({"a": text}, Schema(guest=DISKS))
     assert loaded.program is not None
     usual = evaluate(loaded.program, Snapshot(guests=guests))
-    monkeypatch.setattr("momservice.policy.compiled.run._NAMESAKE", 1000)
+    monkeypatch.setattr("momservice.policy.compiled.run_controls._NAMESAKE", 1000)
     dear = evaluate(loaded.program, Snapshot(guests=guests))
     assert (usual.abandoned, dear.abandoned) == ("", "limit")
     assert usual.results == dear.results
