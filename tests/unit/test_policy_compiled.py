@@ -19,9 +19,9 @@ from momservice.fields import Names, Schema
 from momservice.policy import Decisions, Program, evaluate, load
 from momservice.policy.compiled import build
 from momservice.policy.compiled.build import CompiledProgram
-from momservice.policy.compiled.methods import StaticCode
 from momservice.policy.compiled.run import Run
 from momservice.policy.compiled.shape import Form, Function
+from momservice.policy.compiled.static import StaticCode
 from momservice.policy.forms import TUNE_FIGURES
 from momservice.policy.operations import BINARY, VARIADIC
 from momservice.policy.state import State
