@@ -23,8 +23,8 @@ from proof_worlds import SCHEMA, World
 from momservice.decisions import Place
 from momservice.policy import Decisions, instructions, load
 from momservice.policy import machine as machine_module
-from momservice.policy.compiled.methods import StaticCode
 from momservice.policy.compiled.run import Run
+from momservice.policy.compiled.static import StaticCode
 from momservice.policy.machine import Machine
 from momservice.policy.state import FORM_STEPS
 from momservice.policy.values import List, PolicyError, Thing, truth

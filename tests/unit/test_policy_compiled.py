@@ -19,9 +19,9 @@ from momservice.fields import Names, Schema
 from momservice.policy import Decisions, Program, evaluate, load
 from momservice.policy.compiled import build
 from momservice.policy.compiled.build import CompiledProgram
-from momservice.policy.compiled.methods import StaticCode
 from momservice.policy.compiled.run import Run
 from momservice.policy.compiled.shape import Form, Function
+from momservice.policy.compiled.static import StaticCode
 from momservice.policy.forms import TUNE_FIGURES
 from momservice.policy.operations import BINARY, VARIADIC
 from momservice.policy.state import State
@@ -474,7 +474,7 @@ def test_many_disks_of_one_name_are_paid_for(monkeypatch: pytest.MonkeyPatch) ->
     loaded = load({"a": text}, Schema(guest=DISKS))
     assert loaded.program is not None
     usual = evaluate(loaded.program, Snapshot(guests=guests))
-    monkeypatch.setattr("momservice.policy.compiled.run._NAMESAKE", 1000)
+    monkeypatch.setattr("momservice.policy.compiled.run_controls._NAMESAKE", 1000)
     dear = evaluate(loaded.program, Snapshot(guests=guests))
     assert (usual.abandoned, dear.abandoned) == ("", "limit")
     assert usual.results == dear.results

@@ -16,8 +16,8 @@ from momservice.fields import Schema
 from momservice.policy.compiled.dynamic import DynamicEmitter, Made
 from momservice.policy.compiled.emitter import OPERATIONS, RESULT, Sites
 from momservice.policy.compiled.facts import ALWAYS, ANY, FLOAT, INT, MAYBE, STR, UNDEFINED, Fact, Unresolved
-from momservice.policy.compiled.methods import StaticCode
 from momservice.policy.compiled.shape import GENERATED, Certain, Form, Function, Site
+from momservice.policy.compiled.static import StaticCode
 from momservice.policy.compiled.tree import GLOBALS, RUN, Tree
 from momservice.policy.compiled.world import Budget, Definition, World
 from momservice.policy.members import member, receiver

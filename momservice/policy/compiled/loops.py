@@ -11,7 +11,7 @@ from typing import Final
 
 from momservice.policy.compiled.emitter import METHOD_WORK, RESULT, Want
 from momservice.policy.compiled.facts import ANY, GUESTS_REF, LIST, SCALAR, STR, GuestLoop, Unresolved, Val
-from momservice.policy.compiled.static import StaticEmitter
+from momservice.policy.compiled.functions import FunctionEmitter
 from momservice.policy.compiled.world import Round
 from momservice.policy.reader import Atom, Group, Node
 
@@ -21,9 +21,10 @@ NESTED: Final = 15
 ROUND: Final = 2
 
 
-class LoopEmitter(StaticEmitter):
+class LoopEmitter(FunctionEmitter):
     """Adds the loops."""
 
+    looped = False
     _nested = 0
 
     def loop(self, node: Group, items: Atom, item: str, body: Node, want: Want) -> Val:

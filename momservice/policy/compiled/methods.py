@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from momservice.policy.compiled.emitter import METHOD_WORK, SETTING_WORK
-from momservice.policy.compiled.facts import FLOAT, GUESTS_REF, HOST_REF, SCALAR, GuestLoop, Part, Ref, Val
+from momservice.policy.compiled.emitter import METHOD_WORK, SETTING_WORK, Sites
+from momservice.policy.compiled.facts import FLOAT, GUESTS_REF, HOST_REF, SCALAR, Fact, GuestLoop, Part, Ref, Val
 from momservice.policy.compiled.loops import LoopEmitter
+from momservice.policy.compiled.world import World
 from momservice.policy.forms import METHODS, READING, TUNE_FIGURE_OF, TUNE_SETTERS
 from momservice.policy.reader import Atom, Group, Node
 
@@ -16,8 +17,19 @@ from momservice.policy.reader import Atom, Group, Node
 _CALL = 2
 
 
-class StaticCode(LoopEmitter):
-    """Adds the methods: the whole static emitter."""
+class MethodEmitter(LoopEmitter):
+    """Adds the methods."""
+
+    def __init__(self, sites: Sites, world: World, form: int, known: Mapping[str, Fact], made: Mapping[int, str], *, direct: bool) -> None:
+        """`direct`: keep controls in tables of the form's own, if it can be."""
+        super().__init__(sites, world, form, known, made)
+        self.direct = direct
+        self._controls: dict[str, str] = {}
+
+    @property
+    def mixed(self) -> bool:
+        """Whether a control is taken in both ways, so that it matters which was the last."""
+        return bool(self._controls) and (None in self.indirect or not self._controls.keys().isdisjoint(self.indirect))
 
     def method(self, node: Group, head: Atom, operands: Sequence[Node]) -> Val:
         """A call of a method."""
@@ -102,3 +114,10 @@ class StaticCode(LoopEmitter):
         mean = tree.compute(total, ast.Div(), tree.name(ref.sums[name] + "n"))
         slow = self.risky(tree.run("guest_mean", tree.name(ref.index), tree.constant(name)), METHOD_WORK)
         return Val(tree.choose(tree.compare(total, ast.Is(), tree.constant(None)), slow, mean), FLOAT, 0)
+
+    def control(self, ref: Ref, name: str, value: Val, site: int) -> None:
+        """A control of the guest whose round it is, or of the host: in a table of the form's own, that counts at the form's end."""
+        table = self._controls.setdefault(name, self.fresh("c"))
+        pair = self.tree.tuple([value.expr, self.tree.constant(site)])
+        index = self.tree.name(ref.index) if isinstance(ref, GuestLoop) else self.tree.constant(-1)
+        self.block.append(self.tree.assign_item(table, index, pair))

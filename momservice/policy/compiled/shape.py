@@ -13,6 +13,7 @@ from momservice.policy.values import Datum
 
 if TYPE_CHECKING:
     from momservice.policy.compiled.run import Run
+    from momservice.policy.compiled.run_calls import RunCalls
 
 # The file name of generated code, by which its frames are known.
 GENERATED: Final = "<policy>"
@@ -31,7 +32,7 @@ class Function:
 
     name: str
     parameters: tuple[str, ...]
-    body: Callable[[Run], Datum]
+    body: Callable[[RunCalls], Datum]
     steps: int
 
 
@@ -57,7 +58,7 @@ class Form:
 
     index: int
     static: Callable[[Run, dict[str, Any]], object] | None
-    dynamic: Callable[[Run], Datum]
+    dynamic: Callable[[RunCalls], Datum]
     steps: int
     averages: int
     work: int
