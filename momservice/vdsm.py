@@ -21,7 +21,6 @@ from typing import Any, TypedDict, TypeVar
 from momservice.bus.connection import ERROR, CallError, Connection
 from momservice.bus.names import MANAGER, POLICY
 from momservice.bus.variants import Scalar, carried, plain, sendable
-from momservice.errors import InvalidArgs
 from momservice.link import Link, ServiceUnavailable
 from momservice.loop_thread import LoopEnded, LoopThread
 from momservice.snapshot import Sample
@@ -80,9 +79,6 @@ class VdsmMomClient:
 
         With the service away they are kept as a policy is.
         """
-        for name, value in values.items():
-            if not isinstance(name, str) or not isinstance(value, bool | int | float | str):
-                raise InvalidArgs(f"parameter {name}: a {type(value).__name__} is none of string, number, boolean")
         sendable(values)
         self._reached(self._service.set_parameters(dict(values)), "the parameters are kept until it is back")
 

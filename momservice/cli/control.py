@@ -7,14 +7,13 @@ import argparse
 import re
 from typing import Final
 
+from momservice.bus.checks import MAX_SECONDS
 from momservice.cli.output import say_done
 from momservice.cli.service import add_asking, connected
 from momservice.cli.verbs import Verbs, add_verb
 
 UNITS_S: Final = {"d": 86400, "h": 3600, "m": 60, "s": 1}
-DURATION: Final = re.compile("".join(f"(?:([0-9]{{1,10}}){unit})?" for unit in UNITS_S), re.ASCII)
-# What the bus can carry.
-MAX_S: Final = (1 << 32) - 1
+DURATION: Final = re.compile("".join(f"(?:([0-9]{{1,20}}){unit})?" for unit in UNITS_S), re.ASCII)
 # The service also takes the numbers that configurations of old have.
 LEVELS: Final = ("debug", "info", "warn", "error", "critical")
 
@@ -38,8 +37,11 @@ def duration(text: str) -> int:
     """A time in seconds: a number of them, or numbers with d, h, m and s in this order."""
     found = DURATION.fullmatch(text + "s" if text.isdigit() else text)
     seconds = sum(int(number or 0) * unit for number, unit in zip(found.groups(), UNITS_S.values(), strict=True)) if found else 0
-    if not 0 < seconds <= MAX_S:
+    if seconds <= 0:
         raise argparse.ArgumentTypeError(f"'{text}' is not a time like 90, 45s, 10m, 1h30m or 2d")
+    if seconds > MAX_SECONDS:
+        most = f"at most {MAX_SECONDS // UNITS_S['d']}d; without --for it lasts until `momctl resume`"
+        raise argparse.ArgumentTypeError(f"'{text}' is too long: {most}")
     return seconds
 
 
