@@ -22,7 +22,7 @@ def add(verbs: Verbs, json_option: argparse.ArgumentParser) -> None:
     """Add the verbs."""
     pause = add_verb(verbs, "pause", "stop deciding; knobs and balloons stay as they are", pause_service, parents=[json_option])
     pause.add_argument("--reason", default="", metavar="TEXT", help="why; `momctl status` shows it, with the end of the pause")
-    how_long = "end by itself after so long: 90, 45s, 10m, 1h30m, 2d (default: with `momctl resume`)"
+    how_long = "end by itself after so long: 90, 45s, 10m, 1h30m, 2d (default: with `momctl resume`, or the service)"
     pause.add_argument("--for", dest="seconds", type=duration, default=0, metavar="TIME", help=how_long)
     resume = add_verb(verbs, "resume", "end a pause", resume_service, parents=[json_option])
     again = add_verb(verbs, "reload", "read configuration and policy files again", reload_service, parents=[json_option])
