@@ -125,5 +125,5 @@ def test_without_a_bus_the_blocking_client_says_so_and_leaves_no_thread() -> Non
 
 
 def test_without_a_bus_the_connection_says_so() -> None:
-    with pytest.raises(BusLost):
+    with pytest.raises(BusLost, match=r"^cannot connect to the system bus: No such file or directory$"):
         asyncio.run(Connection.open(NO_BUS))
