@@ -178,6 +178,19 @@ def test_the_service_and_a_helper_outlive_a_restart_of_the_bus(host: BootedHost)
     assert "only momservice may call" in called(host, "momhelper", "mom")
 
 
+def test_a_polkit_that_systemd_does_not_start_is_said(host: BootedHost) -> None:
+    host.check(["systemctl", "mask", "--runtime", "--now", "polkit"])
+    try:
+        done = host.run(["momctl", "resume"], user="vdsm")
+        assert (done.returncode, "but polkit does not answer: only root" in done.stderr) == (4, True), done.stderr
+        host.check(["momctl", "resume"])
+        assert not bus.properties(host)["PolkitAvailable"]
+    finally:
+        host.check(["systemctl", "unmask", "--runtime", "polkit"])
+    host.check(["systemctl", "start", "polkit"])
+    host.wait_for(lambda: bus.properties(host)["PolkitAvailable"], "the service to see polkit")
+
+
 # Confinement
 
 
