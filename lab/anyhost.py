@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What all throw-away hosts are for those who use them, whichever bus and first process they have."""
 
+import json
 import signal
 import subprocess
 import tempfile
@@ -215,9 +216,10 @@ class AnyHost(ABC):
             time.sleep(0.05)
 
     def settle(self, timeout: float = 90) -> None:
-        """Wait until the service is active and every guest's statistics are fresh, for libvirt and so for the service."""
+        """Wait until the service is active and every guest's statistics are fresh, for libvirt and then for the service."""
         self.wait_for(lambda: self.status() == "active", "momservice to be active", timeout, "momservice")
         self.wait_for(self._all_fresh, "statistics of all guests", timeout)
+        self.wait_for(self._all_seen, "momservice to see the statistics of all guests", timeout, "momservice")
 
     def status(self) -> str:
         """The service's Status property, empty without an answer."""
@@ -227,6 +229,12 @@ class AnyHost(ABC):
     def _all_fresh(self) -> bool:
         known = guests.statistics(self.run)
         return all(guests.fresh(known.get(guest.name, {})) for guest in self.guests)
+
+    def _all_seen(self) -> bool:
+        manager = [SERVICE_NAME, "/org/ovirt/Mom1", f"{SERVICE_NAME}.Manager"]
+        answer = self.run(["busctl", "--json=short", "call", *manager, "GetStatistics"]).stdout
+        seen = json.loads(answer)["data"][1].values() if answer else []
+        return sum("mem_unused" in guest for guest in seen) == len(self.guests)
 
     def balloons(self) -> dict[str, int]:
         """Each guest's balloon in bytes by name, as libvirt tells it, apart from the service."""

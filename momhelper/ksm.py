@@ -115,10 +115,10 @@ class Knobs:
         knobs = {name: min(max(value, TABLE[name][2]), TABLE[name][1]) for name, value in wanted.items()}
         if "pages_to_scan" in knobs and now.get("advisor_mode"):
             knobs.setdefault("advisor_mode", 0)
-        changes = {name: value for name, value in knobs.items() if value != now[name]}
-        touched = bool(self.saved)
+        changes, touched = {name: value for name, value in knobs.items() if value != now[name]}, bool(self.saved)
         if refusal := self._put(changes, now):
-            if not self._put({name: now[name] for name in changes}, {}) and not touched:
+            undo = now.keys() & {*changes, *(["pages_to_scan"] if "advisor_mode" in changes else [])}  # The advisor's switch sets both.
+            if not self._put({name: now[name] for name in undo}, {}) and not touched:
                 with suppress(OSError):
                     self._store({})  # Nothing is ours: what others set from now on must stay.
             raise CallError(ERROR + "IOError", ": ".join(refusal))

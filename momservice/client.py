@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from momservice.bus.answers import to_diagnostic, to_explanation, to_wanted
-from momservice.bus.checks import checked_runs
+from momservice.bus.checks import checked_runs, checked_seconds
 from momservice.bus.connection import Connection, Variant
 from momservice.bus.names import GUEST, MANAGER, OBJECT_MANAGER, POLICY
 from momservice.bus.variants import Scalar, carried, plain, sendable, to_data
@@ -119,7 +119,7 @@ class Client:
 
     async def pause(self, reason: str = "", seconds: int = 0) -> None:
         """Stop deciding for that long (0: until `resume`)."""
-        await self._call(MANAGER, "Pause", "su", carried(reason), seconds)
+        await self._call(MANAGER, "Pause", "su", carried(reason), checked_seconds(seconds))
 
     async def resume(self) -> None:
         """End a pause."""

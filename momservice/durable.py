@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import stat
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -77,7 +78,10 @@ class Document(Generic[T]):
             return None, [f"the state folder can't be used until the next start: {error.strerror}"]
         self._files.sort(key=lambda file: found[file][0] if file in found else -1)
         newest = found.get(self._files[1])
-        self.number = (newest[0] if newest else 0) + (MARGIN if problems else 0)
+        self.number = newest[0] if newest else 0
+        if problems:
+            # Where nothing could be read: fewer than a thousand numbers a second have ever been used.
+            self.number = self.number + MARGIN if newest else time.time_ns() // 1_000_000
         return (newest[1] if newest else None), problems
 
     def write(self, content: str) -> None:

@@ -17,10 +17,10 @@ from functools import partial
 from pathlib import Path
 
 from momservice.acting import Actor
-from momservice.bus.connection import ERROR, CallError
 from momservice.chosen import Parts
 from momservice.config import Config, ConfigError, needs_restart
 from momservice.controllers import HelperUnavailable
+from momservice.errors import InvalidConfiguration
 from momservice.hypervisor.workers import Workers
 from momservice.pausing import Pausing
 from momservice.policy import Decisions, Program, decide
@@ -253,14 +253,14 @@ class Engine:
     # Changes of the whole
 
     async def reload(self) -> None:
-        """Read configuration and policies again. Whatever can refuse does so before anything changes: InvalidPolicy, InvalidFileContent."""
+        """Read configuration and policies again. Raises InvalidPolicy or InvalidConfiguration, before anything changes."""
         try:
             config, parts = self._configure()
         except ConfigError as error:
             for problem in error.problems:
                 log.error("not reloaded: %s", problem)
             text = "the configuration can't be used and nothing is changed: momservice --check-config says why"
-            raise CallError(ERROR + "InvalidFileContent", text) from None
+            raise InvalidConfiguration(text) from None
         await self._store.reload(config, parts.schema)
         for key in needs_restart(self._config, config):
             log.warning("%s takes effect at the next start of the service", key)

@@ -59,6 +59,12 @@ class NotStored(MomError):
     error_name = STANDARD_PREFIX + "IOError"
 
 
+class InvalidConfiguration(MomError):
+    """The configuration can't be used, and nothing is changed; `momservice --check-config` says why."""
+
+    error_name = STANDARD_PREFIX + "InvalidFileContent"
+
+
 class OutOfRange(MomError):
     """A number is beyond what is allowed."""
 

@@ -49,6 +49,8 @@ def parse(text: str, where: str) -> Json:
         return json.loads(text, object_pairs_hook=_object, parse_constant=_constant, parse_float=_float, parse_int=_integer)
     except RecursionError:
         raise ValueError(f"{where}: nested too deep") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{where}: not JSON: {error}") from None
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
 

@@ -21,7 +21,6 @@ from typing import Any, TypedDict, TypeVar
 from momservice.bus.connection import ERROR, CallError, Connection
 from momservice.bus.names import MANAGER, POLICY
 from momservice.bus.variants import Scalar, carried, plain, sendable
-from momservice.errors import InvalidArgs
 from momservice.link import Link, ServiceUnavailable
 from momservice.loop_thread import LoopEnded, LoopThread
 from momservice.snapshot import Sample
@@ -80,9 +79,6 @@ class VdsmMomClient:
 
         With the service away they are kept as a policy is.
         """
-        for name, value in values.items():
-            if not isinstance(name, str) or not isinstance(value, bool | int | float | str):
-                raise InvalidArgs(f"parameter {name}: a {type(value).__name__} is none of string, number, boolean")
         sendable(values)
         self._reached(self._service.set_parameters(dict(values)), "the parameters are kept until it is back")
 
@@ -155,7 +151,10 @@ class Service:
         self._parameters |= values
         if self._policy is not None:
             await self._quietly(self._pay_policy())
-        await self._pay_parameters()
+        # In another thread's call they may have got other values meanwhile, or have been set.
+        if owed := {name: self._parameters[name] for name in values if name in self._parameters}:
+            await self._pay_parameters(owed)
+        self._pay_later()
 
     async def _answer(self, interface: str, member: str) -> Any:
         answer = await self._link.call(interface, member, deadline_s=DEADLINE_S)
@@ -171,7 +170,7 @@ class Service:
         if self._policy is not None:
             await self._quietly(self._pay_policy())
         if self._parameters and self._policy is None:
-            await self._quietly(self._pay_parameters())
+            await self._quietly(self._pay_all_parameters())
 
     async def _quietly(self, payment: Coroutine[Any, Any, None]) -> None:
         """Nobody waits any longer for what is paid late: the log tells of a refusal."""
@@ -180,7 +179,10 @@ class Service:
         except ServiceUnavailable as error:
             log.debug("still not set: %s", error)
         except CallError as error:
-            log.error("what was kept for momservice is refused: %s", error)
+            if error.name == ERROR + "Timeout":
+                log.debug("still not set: %s", error)
+            else:
+                log.error("what was kept for momservice is refused: %s", error)
 
     async def _pay_policy(self) -> None:
         text = self._policy
@@ -198,10 +200,25 @@ class Service:
         if self._policy is text:
             self._policy = None
 
-    async def _pay_parameters(self) -> None:
-        values = dict(self._parameters)
+    async def _pay_all_parameters(self) -> None:
+        """At once or, where that is refused, one by one: they may be of several calls, and none is to suffer for another."""
+        owed = dict(self._parameters)
         try:
-            await self._link.call(POLICY, "SetParameters", "a{sv}", sendable(values), deadline_s=DEADLINE_S)
+            await self._send_parameters(owed)
+        except CallError as error:
+            if error.name == ERROR + "Timeout":
+                raise
+            for name, value in owed.items():
+                await self._quietly(self._pay_parameters({name: value}))
+            return
+        self._parameters_paid(owed)
+
+    async def _send_parameters(self, values: Mapping[str, Scalar]) -> None:
+        await self._link.call(POLICY, "SetParameters", "a{sv}", sendable(values), deadline_s=DEADLINE_S)
+
+    async def _pay_parameters(self, values: Mapping[str, Scalar]) -> None:
+        try:
+            await self._send_parameters(values)
         except CallError as error:
             if error.name == ERROR + "Timeout":
                 raise

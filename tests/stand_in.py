@@ -10,7 +10,7 @@ from typing import Any
 
 from momservice.bus.connection import Call, CallError, Connection, Export, Variant, load_interfaces
 from momservice.bus.names import MANAGER, NAME, PATH, POLICY, XML
-from momservice.errors import InvalidPolicy
+from momservice.errors import InvalidPolicy, UnknownParameter
 from momservice.loop_thread import LoopThread
 
 
@@ -23,7 +23,10 @@ def wait_for(condition: Callable[[], object], what: str, timeout_s: float = 60) 
 
 
 class Service:
-    """Owns the service's name; a policy is refused if it has "bad" in it. What was called is in `calls`. `hangs`: it answers nothing."""
+    """Owns the service's name; a policy is refused if it has "bad" in it, and a parameter of that name. What was called is in `calls`.
+
+    `hangs`: it answers nothing.
+    """
 
     def __init__(self, address: str) -> None:
         self.hangs = False
@@ -49,6 +52,8 @@ class Service:
         match call.member:
             case "SetPolicy" if "bad" in call.args[0]:
                 raise InvalidPolicy("50_main_:1:2: bad")
+            case "SetParameters" if "bad" in call.args[0]:
+                raise UnknownParameter("bad")
             case "Ping":
                 return [True]
             case "GetHostStatistics":

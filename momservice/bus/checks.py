@@ -8,6 +8,8 @@ from momservice.errors import InvalidArgs, OutOfRange
 from momservice.text import shown
 
 SHOWN_CHARACTERS = 40
+# What the bus can carry.
+MAX_SECONDS = (1 << 32) - 1
 
 
 def quoted(text: str) -> str:
@@ -22,6 +24,13 @@ def checked_name(name: str) -> str:
             f"{quoted(name)} can't name a policy: a letter, digit or _ can, followed by up to 63 of letters, digits, '.', '_', '-'"
         )
     return name
+
+
+def checked_seconds(number: int) -> int:
+    """How long a pause is to last."""
+    if not 0 <= number <= MAX_SECONDS:
+        raise OutOfRange(f"a pause can't last {number} s: 0 (until it is ended) to {MAX_SECONDS} can be asked for")
+    return number
 
 
 def checked_runs(number: int) -> int:

@@ -101,7 +101,8 @@ class Connection:
         except TimeoutError as error:
             raise BusLost(f"cannot connect to the system bus: no answer within {CALL_DEADLINE_S:g} s") from error
         except (OSError, ValueError) as error:
-            raise BusLost(f"cannot connect to the system bus: {error}") from error
+            reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+            raise BusLost(f"cannot connect to the system bus: {reason}") from error
         return cls(bus)
 
     @property

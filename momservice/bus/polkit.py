@@ -25,7 +25,7 @@ log.addFilter(Seldom())
 POLKIT = ("org.freedesktop.PolicyKit1", "/org/freedesktop/PolicyKit1/Authority", "org.freedesktop.PolicyKit1.Authority")
 # What polkit's own errors begin with: it answered, and it is the question that it didn't like.
 POLKIT_ERROR = "org.freedesktop.PolicyKit1.Error."
-# It answered as well: whom it was asked about has left the bus.
+# It answered as well, if it is there: whom it was asked about has left the bus. dbus-broker has the same for what can't be started.
 CALLER_GONE = "org.freedesktop.DBus.Error.NameHasNoOwner"
 ALLOW_USER_INTERACTION = 1
 CHECK_DEADLINE_S = 5.0
@@ -125,7 +125,7 @@ class PolkitGate:
         if error.name.startswith(POLKIT_ERROR):
             # No reason of the status, for others may well be authorized: the log alone says what is wrong, such as actions without owner.
             log.warning("polkit refuses to check: %s", shown(str(error)))
-        if error.name.startswith(POLKIT_ERROR) or error.name == CALLER_GONE:
+        if error.name.startswith(POLKIT_ERROR) or (error.name == CALLER_GONE and await self._connection.owner_of(POLKIT[0])):
             return self._answered("")
         if self.available and (text := untold(error)):
             log.warning("polkit does not answer: %s", shown(text))

@@ -80,7 +80,7 @@ class Answers:
 
     async def settled(self, user: object) -> None:
         """Before this user's next call: if much may be unread wait until the bus has told what is."""
-        if 2 * self._of_user[user] > self._share():
+        if user in self._held and 2 * self._of_user[user] > self._share():
             self._count(user)
             await asyncio.shield(self._counting[user])
 

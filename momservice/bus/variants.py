@@ -60,8 +60,17 @@ def carried(text: str) -> str:
 
 
 def sendable(values: Mapping[str, Scalar]) -> dict[str, Variant]:
-    """A client's parameters as `a{sv}`. Raises InvalidArgs for what D-Bus can't carry."""
-    return to_variants({carried(name): carried(value) if isinstance(value, str) else value for name, value in values.items()})
+    """A client's parameters as `a{sv}`. Raises InvalidArgs for what is no parameter or D-Bus can't carry."""
+    return dict(_sendable(name, value) for name, value in values.items())
+
+
+def _sendable(name: str, value: Scalar) -> tuple[str, Variant]:
+    if not isinstance(name, str) or not isinstance(value, bool | int | float | str):
+        raise InvalidArgs(f"parameter {name}: a {type(value).__name__} is none of string, number, boolean")
+    try:
+        return carried(name), to_variant(carried(value) if isinstance(value, str) else value)
+    except OverflowError:
+        raise InvalidArgs(f"parameter {name}: the number is too large to be sent") from None
 
 
 def from_variant(name: str, variant: Variant) -> Scalar:

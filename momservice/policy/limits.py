@@ -29,7 +29,13 @@ class Limit:
 
 LIMITS: Final = (
     Limit("text", TEXT_BYTES, "bytes", "limit", "The text of all fragments together, in UTF-8."),
-    Limit("text from the bus", MAX_TEXT_BYTES, "bytes", "", "The fragments of one call; more is refused as LimitsExceeded."),
+    Limit(
+        "text from the bus",
+        MAX_TEXT_BYTES,
+        "bytes",
+        "",
+        "The fragments of one call, and all that clients have loaded; more is refused as LimitsExceeded.",
+    ),
     Limit("nesting", NESTING, "brackets", "too-deep", "Brackets inside each other."),
     Limit("calls", CALL_DEPTH, "calls", "too-deep", "Functions of the policy that call each other, or themselves."),
     Limit(

@@ -178,6 +178,19 @@ def test_the_service_and_a_helper_outlive_a_restart_of_the_bus(host: BootedHost)
     assert "only momservice may call" in called(host, "momhelper", "mom")
 
 
+def test_a_polkit_that_systemd_does_not_start_is_said(host: BootedHost) -> None:
+    host.check(["systemctl", "mask", "--runtime", "--now", "polkit"])
+    try:
+        done = host.run(["momctl", "resume"], user="vdsm")
+        assert (done.returncode, "but polkit does not answer: only root" in done.stderr) == (4, True), done.stderr
+        host.check(["momctl", "resume"])
+        assert not bus.properties(host)["PolkitAvailable"]
+    finally:
+        host.check(["systemctl", "unmask", "--runtime", "polkit"])
+    host.check(["systemctl", "start", "polkit"])
+    host.wait_for(lambda: bus.properties(host)["PolkitAvailable"], "the service to see polkit")
+
+
 # Confinement
 
 
@@ -214,6 +227,8 @@ def test_the_service_is_confined(host: BootedHost) -> None:
 
 @pytest.mark.parametrize("unit", HELPERS)
 def test_a_helper_is_started_confined_and_refuses_mom_without_the_services_name(host: BootedHost, unit: str) -> None:
+    # It may want something of the helper at any moment.
+    host.stop_service()
     host.stop(unit)
     assert "only momservice may call this helper" in called(host, unit, "mom")
     assert_confined(host, unit, HELPERS[unit][1], *(["/var/lib/momhelper"] if unit == "momhelper" else []))
@@ -224,6 +239,8 @@ def test_a_helper_is_started_confined_and_refuses_mom_without_the_services_name(
 @pytest.mark.parametrize("unit", HELPERS)
 @pytest.mark.parametrize("user", ["root", "alice"])
 def test_a_stranger_gets_no_answer_even_if_its_call_starts_a_helper(host: BootedHost, unit: str, user: str) -> None:
+    # It may want something of the helper at any moment.
+    host.stop_service()
     host.stop(unit)
     starts = host.events(unit).count("Started ")
     assert "DBus.Error.AccessDenied: " in called(host, unit, user)

@@ -334,6 +334,22 @@ def test_a_policy_that_is_refused_late_is_in_the_log_and_forgotten(
     service.stop()
 
 
+def test_a_parameter_that_is_refused_late_takes_no_other_with_it(
+    bus: PrivateBus, vdsm: VdsmMomClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("a", "bad", "b"):
+        vdsm.setPolicyParameters({name: 1})
+    service = Service(bus.address)
+    # Nor is the caller of another one told of it.
+    vdsm.setPolicyParameters({"c": 1})
+    wait_for(lambda: len(service.calls) == 5, "what was owed")
+    assert [list(values) for _, values in service.calls] == [["c"], ["a", "bad", "b"], ["a"], ["bad"], ["b"]]
+    assert vdsm.getStatus() == "active"
+    assert [call[0] for call in service.calls[5:]] == ["Ping"]
+    assert caplog.text.count("what was kept for momservice is refused: bad") == 1
+    service.stop()
+
+
 def test_a_refusal_is_raised_and_forgotten(bus: PrivateBus, vdsm: VdsmMomClient) -> None:
     service = Service(bus.address)
     with pytest.raises(InvalidPolicy, match="50_main_:1:2: bad"):

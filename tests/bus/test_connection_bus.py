@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import logging
 import re
@@ -15,6 +16,7 @@ from xml.etree import ElementTree
 import pytest
 from dbus_next import Message
 from dbus_next.aio import MessageBus
+from dbus_next.service import ServiceInterface, method
 from served import NAME, PEER, Served, plain_server, run, stranger, to, until
 
 from lab.buses import BROKER, PrivateBus
@@ -270,6 +272,50 @@ def test_plain_dbus_next_waits_for_ever_for_an_answer_and_tells_callers_its_trac
         assert "Traceback" in answer.body[0]
 
     asyncio.run(main())
+
+
+def test_plain_dbus_next_waits_for_ever_when_its_connection_has_ended(address: str) -> None:
+    async def main() -> None:
+        plain = await MessageBus(bus_address=address).connect()
+        plain.disconnect()
+        with contextlib.suppress(EOFError):
+            await plain.wait_for_disconnect()
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(plain.call(to(connection.BUS[0], "GetId", interface=connection.BUS[2])), 0.5)
+
+    asyncio.run(main())
+
+
+def test_a_call_fails_when_its_connection_ends_or_has_ended(address: str) -> None:
+    async def main() -> None:
+        caller, silent = await Connection.open(address), await stranger(address)
+        call = asyncio.ensure_future(caller.call(silent.name, PATH, PEER, "Ping"))
+        await asyncio.sleep(0.1)
+        caller.close()
+        for each in (call, caller.call(silent.name, PATH, PEER, "Ping")):
+            with pytest.raises(BusLost):
+                await asyncio.wait_for(each, 5)
+
+    asyncio.run(main())
+
+
+def test_a_method_of_plain_dbus_next_gets_the_arguments_alone_and_gives_nothing_when_called_directly(address: str) -> None:
+    seen: list[object] = []
+
+    class Plain(ServiceInterface):  # type: ignore[misc]  # dbus-next has no types
+        @method()  # type: ignore[untyped-decorator]  # as above
+        def SetPolicy(self, text: s) -> t:  # type: ignore[name-defined]  # noqa: F821, N802 - as dbus-next has it
+            seen.append(text)
+            return 7
+
+    async def main() -> None:
+        plain, caller = [await MessageBus(bus_address=address).connect() for _ in range(2)]
+        plain.export(PATH, Plain(NAME))
+        assert (await caller.call(to(plain.unique_name, "SetPolicy", "s", "text"))).body == [7]
+
+    assert Plain(NAME).SetPolicy("direct") is None
+    asyncio.run(main())
+    assert seen == ["direct", "text"]
 
 
 def test_calls_have_deadlines_and_callers_are_told_no_traceback(address: str, caplog: pytest.LogCaptureFixture) -> None:

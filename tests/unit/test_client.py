@@ -101,6 +101,23 @@ def test_a_text_for_which_the_bus_would_throw_us_out_is_never_sent(text: str) ->
     assert not connection.calls
 
 
+@pytest.mark.parametrize("value", [None, [], {}, object(), 1 << 2000])
+def test_what_is_no_parameter_is_never_sent(value: Any) -> None:
+    connection = Broken(answer=[1])
+    for work in (client(connection).set_parameters({"a": value}), client(connection).replace_parameters({"a": value})):
+        with pytest.raises(errors.InvalidArgs, match="parameter a: "):
+            asyncio.run(work)
+    assert not connection.calls
+
+
+@pytest.mark.parametrize("seconds", [-1, 1 << 32])
+def test_a_pause_that_the_bus_cannot_carry_is_out_of_range(seconds: int) -> None:
+    connection = Broken(answer=[])
+    with pytest.raises(errors.OutOfRange, match=str(seconds)):
+        asyncio.run(client(connection).pause("", seconds))
+    assert not connection.calls
+
+
 def test_without_a_bus_the_blocking_client_says_so_and_leaves_no_thread() -> None:
     with pytest.raises(ServiceUnavailable, match="cannot connect to the system bus"):
         BlockingClient(NO_BUS)
@@ -108,5 +125,5 @@ def test_without_a_bus_the_blocking_client_says_so_and_leaves_no_thread() -> Non
 
 
 def test_without_a_bus_the_connection_says_so() -> None:
-    with pytest.raises(BusLost):
+    with pytest.raises(BusLost, match=r"^cannot connect to the system bus: No such file or directory$"):
         asyncio.run(Connection.open(NO_BUS))

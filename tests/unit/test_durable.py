@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -217,8 +218,15 @@ def test_both_damaged_leave_nothing_and_stop_nothing(tmp_path: Path) -> None:
     write(made, "two")
     for file in tmp_path.iterdir():
         file.write_text("{")
-    number, content, problems = read(tmp_path)
-    assert (number, content, len(problems)) == (MARGIN, None, 2)
+    again = document(tmp_path)
+    content, problems = again.read()
+    assert (content, len(problems)) == (None, 2)
+    write(again, "three")
+    # Not even when that happens once more is a number given twice.
+    (file,) = tmp_path.glob("test-?.json")
+    file.write_text("{")
+    time.sleep(0.01)
+    assert read(tmp_path)[0] > again.number > made.number
 
 
 def test_a_later_version_is_set_aside_whole_and_the_one_before_holds(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from momservice.collectors import Moment
 from momservice.config import Config, ConfigError
 from momservice.controllers import HelperUnavailable, Outcome, World
 from momservice.engine import Engine
+from momservice.errors import InvalidConfiguration
 from momservice.fields import Control, Field, Names, Schema
 from momservice.hypervisor import GuestRecord, HypervisorUnavailable
 from momservice.policy import Wanted
@@ -444,8 +445,9 @@ def test_a_reload_that_cannot_be_used_changes_nothing() -> None:
         raise ConfigError(["momd.conf:1: no sense"])
 
     bench.engine._configure = broken
-    with pytest.raises(Exception, match="nothing is changed"):
+    with pytest.raises(InvalidConfiguration, match="nothing is changed") as refused:
         asyncio.run(bench.engine.reload())
+    assert refused.value.name == "org.freedesktop.DBus.Error.InvalidFileContent"
     bench.rounds()
     assert bench.engine.status() == ("active", [])
 

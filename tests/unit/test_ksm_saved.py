@@ -55,6 +55,15 @@ def test_knobs_of_which_nothing_could_be_set_are_left_to_others(kernel: Kernel, 
     assert kernel.read() == FOUND | {"pages_to_scan": 777}
 
 
+def test_a_refusal_also_undoes_what_switching_the_advisor_did(kernel: Kernel, kernel_root: Path) -> None:
+    kernel.set("pages_to_scan", 777)
+    kernel.refuse = {"run"}
+    with pytest.raises(CallError):
+        kernel.apply({"advisor_mode": 1, "run": 1})
+    assert kernel.read() == FOUND | {"pages_to_scan": 777}
+    assert Kernel(kernel_root).saved == {}
+
+
 def test_what_could_not_be_undone_is_put_back_later(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
     def write(name: str, value: int) -> None:
         if (name, value) != ("sleep_millisecs", 30):

@@ -21,6 +21,7 @@ CHALLENGE: Answer = (False, True, {})
 DISMISSED: Answer = (False, True, {"polkit.dismissed": "true"})
 TIMEOUT = CallError("org.freedesktop.DBus.Error.Timeout", "no answer")
 ABSENT = CallError("org.freedesktop.DBus.Error.ServiceUnknown", "not there")
+MASKED = CallError("org.freedesktop.DBus.Error.NameHasNoOwner", "Could not activate remote peer.")
 NOT_TRUSTED = CallError("org.freedesktop.PolicyKit1.Error.NotAuthorized", "only trusted callers")
 
 
@@ -33,10 +34,14 @@ class Bus:
         self.hold = asyncio.Event()
         self.hold.set()
         self.watched: Callable[[str | None], None] = lambda owner: None
+        self.owner: str | None = None
         self._uid = uid
 
     async def uid_of(self, name: str) -> int:
         return int(name.removeprefix(":u")) if name.startswith(":u") else self._uid
+
+    async def owner_of(self, _name: str) -> str | None:
+        return self.owner
 
     async def watch_owner(self, _name: str, changed: Callable[[str | None], None]) -> str | None:
         self.watched = changed
@@ -126,7 +131,7 @@ def test_a_dialog_left_alone_is_taken_away() -> None:
     asyncio.run(run())
 
 
-@pytest.mark.parametrize("error", [TIMEOUT, ABSENT])
+@pytest.mark.parametrize("error", [TIMEOUT, ABSENT, MASKED])
 def test_without_polkit_root_passes_and_others_get_a_clear_no(error: CallError) -> None:
     asyncio.run(_authorize_with(error, uid=0))
     with pytest.raises(errors.AccessDenied, match="polkit does not answer: only root"):
@@ -137,6 +142,7 @@ def test_a_caller_that_leaves_in_mid_check_makes_nobody_believe_that_polkit_is_g
     async def run() -> None:
         told: list[str] = []
         bus = Bus(CallError("org.freedesktop.DBus.Error.NameHasNoOwner", "Could not get UID of name ':1.5'"))
+        bus.owner = ":1.99"
         under_test = PolkitGate(bus, told.append)  # type: ignore[arg-type]  # has all of Connection that the gate uses
         with pytest.raises(errors.AccessDenied):
             await under_test.authorize(call())

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -49,3 +50,11 @@ def test_the_policies_that_are_shipped_pass_the_check_of_the_readme() -> None:
     command = next(re.finditer(r"\./dev exec (momctl policy check [^`]*)`", README))[1]
     done = subprocess.run(f"./dev exec {command}", shell=True, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_readme_names_all_code_that_runs_as_root() -> None:
+    told = README.partition("The root code is ")[2].partition("\n\n")[0]
+    code = "import sys, momhelper.ksm; print(*[m.__file__ for name, m in sys.modules.items() if name.startswith('mom')])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    loaded = {Path(path).name for path in done.stdout.split()} - {"__init__.py"}
+    assert loaded == {Path(name).name for name in re.findall(r"`([^`]*\.py)`", told)}

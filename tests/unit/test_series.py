@@ -103,13 +103,13 @@ def test_names_of_every_document_may_be_used() -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("", "f: Expecting value"),
-        ("\n\n", "f: Expecting value"),
-        ("{", "f: Expecting"),
-        (recorded([free(1)], [free(2)])[:-20], "f:2: Expecting"),
+        ("", "f: not JSON: Expecting value"),
+        ("\n\n", "f: not JSON: Expecting value"),
+        ("{", "f: not JSON: Expecting"),
+        (recorded([free(1)], [free(2)])[:-20], "f:2: not JSON: Expecting"),
         (recorded([free(1)], [free(2)]).splitlines()[1], "f: the first snapshot continues one that isn't there"),
         (recorded([free(1)]).replace('"version":1', '"version":1,"continues":3'), "f: 'continues' is not true or false"),
-        (recorded([free(1)]) + "[]\n", "f: Extra data"),
+        (recorded([free(1)]) + "[]\n", "f: not JSON: Extra data"),
         (recorded([free(1)], [free(2)]) + "[]\n", "f:3: not an object"),
     ],
     ids=range(8),

@@ -83,6 +83,16 @@ def test_however_many_users_there_are_something_is_left() -> None:
     run(scenario)
 
 
+def test_where_refusals_have_used_all_up_a_user_with_nothing_unread_need_not_wait() -> None:
+    async def scenario(_bus: Bus, answers: Answers) -> None:
+        for user in range(100):
+            assert any(not answers.take(user, f":1.{user}", size(100_000), SPARE_BYTES) for _ in range(1000))
+        assert answers._share() < 0
+        await answers.settled("new")
+
+    run(scenario)
+
+
 def test_what_has_been_read_is_given_back_before_the_next_call() -> None:
     async def scenario(bus: Bus, answers: Answers) -> None:
         bus.unread = {":1.1": FIRST, ":1.2": FIRST}
