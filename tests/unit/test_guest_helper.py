@@ -88,7 +88,8 @@ class Libvirtd:
 def daemon(monkeypatch: pytest.MonkeyPatch) -> Iterator[Libvirtd]:
     daemon = Libvirtd()
     monkeypatch.setattr(libvirt, "open", daemon.open)
-    monkeypatch.setattr(module, "GUEST_DEADLINE_S", 0.1)
+    # Passes for those that hang, and for nobody else on a busy machine.
+    monkeypatch.setattr(module, "GUEST_DEADLINE_S", 1.0)
     yield daemon
     daemon.gate.set()
 
@@ -267,7 +268,7 @@ def test_refused_callers_do_not_keep_the_helper(monkeypatch: pytest.MonkeyPatch)
     async def run() -> None:
         helper = Helper(Guests(""), refuse)
         pest = asyncio.ensure_future(pester(helper))
-        await asyncio.wait_for(helper.idle(), 5)
+        await asyncio.wait_for(helper.idle(), 60)
         pest.cancel()
 
     asyncio.run(run())
@@ -285,6 +286,6 @@ def test_a_call_under_way_keeps_the_helper(daemon: Libvirtd, monkeypatch: pytest
         assert not idle.done()
         daemon.gate.set()
         assert (await under_way)[0][1] == "ok"
-        await asyncio.wait_for(idle, 5)
+        await asyncio.wait_for(idle, 60)
 
     play(scenario)
