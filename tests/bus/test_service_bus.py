@@ -76,11 +76,11 @@ def rule(host: AnyHost, condition: str) -> Iterator[None]:
     text = f"polkit.addRule(function(action, subject) {{ {canary} if ({condition}) return polkit.Result.YES; }});\n"
     file.write_text(text, encoding="utf-8")
     try:
-        host.wait_for(lambda: error(host, "mom-guests", f"{POLICY}.GetPolicy"), "polkit to read a rule", 5)
+        host.wait_for(lambda: error(host, "mom-guests", f"{POLICY}.GetPolicy"), "polkit to read a rule")
         yield
     finally:
         file.unlink()
-        host.wait_for(lambda: not error(host, "mom-guests", f"{POLICY}.GetPolicy"), "polkit to forget a rule", 5)
+        host.wait_for(lambda: not error(host, "mom-guests", f"{POLICY}.GetPolicy"), "polkit to forget a rule")
 
 
 # Members
@@ -283,7 +283,7 @@ def test_a_world_that_makes_no_sense_is_refused(client: BlockingClient) -> None:
 def test_the_last_runs_are_explained_to_whom_it_is_allowed(host: AnyHost, client: BlockingClient) -> None:
     client.set_policy("(def merge (on) (Host.Control 'ksm_run' (+ on Host.mem_free)))\n(merge 0)\n(/ 1 0)")
     generation = client.status().generation
-    host.wait_for(lambda: client.explain("host", 1)[0].generation == generation, "a run of the policy", 30)
+    host.wait_for(lambda: client.explain("host", 1)[0].generation == generation, "a run of the policy")
     control, failed = client.explain("host", 1)
     assert (control.kind, control.control, control.rule, str(control.place)) == ("control", "ksm_run", "merge", "50_main_:1:17")
     assert (control.calls, control.line[:10]) == ((Call("merge", Place("50_main_", 2, 1)),), "(def merge")
@@ -424,7 +424,7 @@ def test_an_absent_polkit_keeps_users_out_and_its_return_is_seen(host: AnyHost, 
         host.check(reload)
         host.start(daemons.POLKIT)
         host.wait_for(lambda: host.owned("org.freedesktop.PolicyKit1"), "polkitd")
-    host.wait_for(lambda: client.status().polkit_available, "the service to see polkit", 5)
+    host.wait_for(lambda: client.status().polkit_available, "the service to see polkit")
     assert error(host, "alice", f"{POLICY}.GetPolicy") == ""
 
 

@@ -56,7 +56,7 @@ def test_momctl_shows_what_would_change(host: AnyHost, client: BlockingClient) -
 def test_momctl_explains_the_host(host: AnyHost, client: BlockingClient) -> None:
     client.set_policy("(def merge (n) (Host.Control 'ksm_run' n))\n(merge Host.mem_free)")
     generation = client.status().generation
-    host.wait_for(lambda: client.explain("host", 1)[0].generation == generation, "a run of the policy", 30)
+    host.wait_for(lambda: client.explain("host", 1)[0].generation == generation, "a run of the policy")
     done = momctl(host, "explain", "host")
     assert (done.returncode, done.stderr) == (0, "")
     run, outcome, where, called, read = done.stdout.splitlines()
