@@ -219,8 +219,9 @@ def test_a_full_disk_refuses_loads_and_is_said_until_it_has_room(host: AnyHost, 
     finally:
         host.check(["umount", "--lazy", "/var/lib/mom"])
     host.wait_for(lambda: not [line for line in client.status().status_reasons if "stored" in line], "the disk to be tried again")
+    starts = host.daemon("momservice")["starts"]
     host.kill_service()
-    host.wait_for(lambda: host.daemon("momservice")["starts"] > 1 and host.owned(NAME), "the service to be back", log="momservice")
+    host.wait_for(lambda: host.daemon("momservice")["starts"] > starts and host.owned(NAME), "the service to be back", log="momservice")
     with BlockingClient(host.bus_address) as again:
         assert again.parameters()["threshold"].value == 7
 
@@ -281,11 +282,12 @@ def test_a_world_that_makes_no_sense_is_refused(client: BlockingClient) -> None:
 
 
 def test_the_last_runs_are_explained_to_whom_it_is_allowed(host: AnyHost, client: BlockingClient) -> None:
-    client.set_policy("(def merge (on) (Host.Control 'ksm_run' (+ on Host.mem_free)))\n(merge 0)\n(/ 1 0)")
+    # No lab sets that many pages in this machine's kernel.
+    client.set_policy("(def merge (on) (Host.Control 'ksm_pages_to_scan' (+ on Host.mem_free)))\n(merge 0)\n(/ 1 0)")
     generation = client.status().generation
     host.wait_for(lambda: client.explain("host", 1)[0].generation == generation, "a run of the policy")
     control, failed = client.explain("host", 1)
-    assert (control.kind, control.control, control.rule, str(control.place)) == ("control", "ksm_run", "merge", "50_main_:1:17")
+    assert (control.kind, control.control, control.rule, str(control.place)) == ("control", "ksm_pages_to_scan", "merge", "50_main_:1:17")
     assert (control.calls, control.line[:10]) == ((Call("merge", Place("50_main_", 2, 1)),), "(def merge")
     assert [(read.entity, read.kind, read.name) for read in control.reads] == [("host", "stat", "mem_free")]
     assert control.reads[0].value == control.wanted
@@ -404,8 +406,13 @@ def test_a_hung_polkit_keeps_users_out_and_lets_root_in(host: AnyHost, client: B
         assert client.ping()
     finally:
         host.signal("polkit", signal.SIGCONT)
-    client.resume()
-    assert client.status().polkit_available
+
+    def answers() -> bool:
+        client.resume()
+        return client.status().polkit_available
+
+    # Of root's calls none waits for it longer than a second now.
+    host.wait_for(answers, "polkit to answer in time")
 
 
 def test_an_absent_polkit_keeps_users_out_and_its_return_is_seen(host: AnyHost, client: BlockingClient) -> None:
@@ -433,7 +440,7 @@ def test_a_user_has_four_checks_in_flight_and_others_still_get_through(host: Any
     try:
         call = ["dbus-send", "--system", "--print-reply", f"--dest={NAME}", PATH, f"{MANAGER}.Resume"]
         calls = [host.popen(call, user="alice", stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) for _ in range(6)]
-        said = [process.communicate(timeout=30)[1] for process in calls]
+        said = [process.communicate(timeout=60)[1] for process in calls]
         assert sum("LimitsExceeded" in text for text in said) == 2
         assert sum("AccessDenied" in text for text in said) == 4
         client.resume()
