@@ -76,7 +76,7 @@ def rule(host: AnyHost, condition: str) -> Iterator[None]:
     text = f"polkit.addRule(function(action, subject) {{ {canary} if ({condition}) return polkit.Result.YES; }});\n"
     file.write_text(text, encoding="utf-8")
     try:
-        host.wait_for(lambda: error(host, "mom-guests", f"{POLICY}.GetPolicy"), "polkit to read a rule")
+        host.wait_for(lambda: "polkit does not grant" in error(host, "mom-guests", f"{POLICY}.GetPolicy"), "polkit to read a rule")
         yield
     finally:
         file.unlink()
