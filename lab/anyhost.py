@@ -124,7 +124,7 @@ class AnyHost(ABC):
         argv: Sequence[str],
         user: str = "root",
         input: str | None = None,  # noqa: A002 - the name that subprocess.run gives it
-        timeout: float | None = 60,
+        timeout: float | None = 120,
         env: Mapping[str, str] | None = None,
         cwd: str = "/",
     ) -> subprocess.CompletedProcess[str]:
@@ -175,7 +175,7 @@ class AnyHost(ABC):
         """Send a signal to a daemon."""
 
     @abstractmethod
-    def stop(self, name: str, timeout: float = 10) -> int:
+    def stop(self, name: str, timeout: float = 60) -> int:
         """End a daemon with SIGTERM, for good; its wait status. Raises LabError when it takes longer than timeout."""
 
     @abstractmethod
@@ -186,7 +186,7 @@ class AnyHost(ABC):
         """Start libvirtd and wait until it answers."""
         daemons.configure_libvirt(self.path("/"))
         self.start(daemons.LIBVIRT)
-        self.wait_for(lambda: self.run(["virsh", "--readonly", "list"]).returncode == 0, "libvirtd", 60, "libvirt")
+        self.wait_for(lambda: self.run(["virsh", "--readonly", "list"]).returncode == 0, "libvirtd", log="libvirt")
 
     @abstractmethod
     def start_service(self) -> None:
@@ -207,7 +207,7 @@ class AnyHost(ABC):
         call = ["call", "org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus", "NameHasOwner", "s", name]
         return self.run(["busctl", *call]).stdout.strip() == "b true"
 
-    def wait_for(self, condition: Callable[[], object], what: str, timeout: float = 30, log: str = "") -> None:
+    def wait_for(self, condition: Callable[[], object], what: str, timeout: float = 90, log: str = "") -> None:
         """Wait until a condition holds. Raises LabError when it doesn't in time, with the last line of a log if one is named."""
         end = time.monotonic() + timeout
         while not condition():
@@ -215,7 +215,7 @@ class AnyHost(ABC):
                 raise LabError(f"lab: waited {timeout:g} s for {what} in vain" + (f" ({tail(self.log(log))})" if log else ""))
             time.sleep(0.05)
 
-    def settle(self, timeout: float = 90) -> None:
+    def settle(self, timeout: float = 180) -> None:
         """Wait until the service is active and every guest's statistics are fresh, for libvirt and then for the service."""
         self.wait_for(lambda: self.status() == "active", "momservice to be active", timeout, "momservice")
         self.wait_for(self._all_fresh, "statistics of all guests", timeout)

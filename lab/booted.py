@@ -16,7 +16,7 @@ from lab.common import ROOT, LabError, tail
 from lab.daemons import Recipe
 from lab.mounts import Wishes
 
-BOOT_S = 60.0
+BOOT_S = 180.0
 KSM = "/sys/kernel/mm/ksm"
 # Names as all hosts have them, and units where those are named differently.
 UNITS = {"libvirt": "libvirtd.service"}
@@ -145,7 +145,7 @@ class BootedHost(AnyHost):
         """Send a signal to the unit's main process."""
         self.check(["systemctl", "kill", "--kill-whom=main", f"--signal={signal.Signals(number).name}", unit(name)])
 
-    def stop(self, name: str, timeout: float = 10) -> int:
+    def stop(self, name: str, timeout: float = 60) -> int:
         """Stop the unit; systemd starts it again only when it is activated."""
         self.check(["systemctl", "stop", "--no-block", unit(name), *SOCKETS.get(name, [])])
         ended = ("inactive", "failed")

@@ -43,7 +43,7 @@ exec systemd-socket-activate --listen="$2" --setenv="DBUS_SYSTEM_BUS_ADDRESS=uni
   /usr/bin/dbus-broker-launch --scope system --config-file="$3"
 """
 IN_NAMESPACES = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--propagation", "private", "--"]
-START_S = 20.0
+START_S = 60.0
 
 
 class PrivateBus:

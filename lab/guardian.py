@@ -23,7 +23,7 @@ GRACE_S = 1.0
 # The last processes may still be on their way out.
 REMOVE_GROUP = """\
 mount -t cgroup2 cgroup2 /sys/fs/cgroup && cd /sys/fs/cgroup || exit
-for _ in $(seq 100); do
+for _ in $(seq 600); do
   [ -d "$1" ] || exit
   find "$1" -depth -type d -exec rmdir {} + 2>/dev/null || sleep 0.05
 done

@@ -64,7 +64,7 @@ class Host(AnyHost):
         """Send a signal to a daemon."""
         self._ns.ask("signal", name=name, signal=number)
 
-    def stop(self, name: str, timeout: float = 10) -> int:
+    def stop(self, name: str, timeout: float = 60) -> int:
         """End a daemon with SIGTERM, for good; its wait status. Raises LabError when it takes longer than timeout."""
         self._ns.ask("stop", name=name)
         self.wait_for(lambda: self.daemon(name)["pid"] is None, f"the end of {name}", timeout, name)

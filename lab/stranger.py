@@ -17,11 +17,12 @@ TIMEOUT_S = 60.0
 @contextmanager
 def user(uid: int) -> Iterator[None]:
     """Be another user for a moment, in the whole process."""
+    before = os.geteuid()
     os.seteuid(uid)
     try:
         yield
     finally:
-        os.seteuid(0)
+        os.seteuid(before)
 
 
 class Stranger:

@@ -15,6 +15,7 @@ import sys
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, NoReturn
 
@@ -42,6 +43,9 @@ CALL_DEADLINE_S = 8.0
 # libvirtd answers five calls of one connection at a time.
 PARALLEL = 4
 MAX_THREADS = 16
+# libvirt's client before 10.0 may overlook a call that comes just when another one begins to wait for its answer. It sees both with the
+# next call, so there is one as long as any are under way: a guest that hangs would let others wait as well.
+NUDGE_S = 0.2
 
 Outcome = tuple[str, str]
 Action = Callable[[Any], Outcome]
@@ -75,8 +79,18 @@ class Guests:
             log.warning("libvirt is unavailable: %s", one_line(error))
             return [(guest, "unavailable", one_line(error)) for guest, _ in actions]
         turn = asyncio.Semaphore(PARALLEL)
-        outcomes = await asyncio.gather(*(self._in_turn(turn, guest, action, end_s) for guest, action in actions))
+        nudging = asyncio.ensure_future(self._nudge(self._connection))
+        try:
+            outcomes = await asyncio.gather(*(self._in_turn(turn, guest, action, end_s) for guest, action in actions))
+        finally:
+            nudging.cancel()
         return [(guest, *outcome) for (guest, _), outcome in zip(actions, outcomes, strict=True)]
+
+    async def _nudge(self, connection: Any) -> None:
+        while True:
+            await asyncio.sleep(NUDGE_S)
+            with suppress(libvirt.libvirtError, DeadlineMissed, NoThreadLeft):
+                await self._workers.run(connection.getLibVersion, GUEST_DEADLINE_S)
 
     async def _in_turn(self, turn: asyncio.Semaphore, guest: str, action: Action, end_s: float) -> Outcome:
         async with turn:

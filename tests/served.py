@@ -60,7 +60,7 @@ def run(address: str, scenario: Callable[[Connection, Served], Awaitable[None]])
         connection.close()
         await connection.lost()
 
-    asyncio.run(asyncio.wait_for(main(), 120))
+    asyncio.run(asyncio.wait_for(main(), 300))
 
 
 async def plain_server(address: str) -> MessageBus:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Not a test: runs in the lab and calls momhelper as it is told, a JSON list [member, signature, args...] per line.
 
-With --own it does so in momservice's place.
+With --own it does so in momservice's place; with the member "own" from then on.
 """
 
 import asyncio
@@ -11,12 +11,15 @@ from typing import Any
 
 from momservice.bus.connection import CallError, Connection
 
-NAME, PATH = "org.ovirt.MomHelper1", "/org/ovirt/MomHelper1"
+SERVICE, NAME, PATH = "org.ovirt.Mom1", "org.ovirt.MomHelper1", "/org/ovirt/MomHelper1"
 
 
 async def call(connection: Connection, member: str, signature: str, *args: Any) -> dict[str, Any]:
     """The body of the answer, or the error."""
     try:
+        if member == "own":
+            await connection.own(SERVICE)
+            return {"answer": []}
         return {"answer": list(await connection.call(NAME, PATH, NAME, member, signature, *args))}
     except CallError as error:
         return {"error": error.name.rpartition(".")[2], "text": error.text}
@@ -26,7 +29,7 @@ async def main() -> None:
     """Answer until the end of standard input."""
     connection = await Connection.open()
     if "--own" in sys.argv:
-        await connection.own("org.ovirt.Mom1")
+        await connection.own(SERVICE)
     sys.stdout.write("ready\n")
     sys.stdout.flush()
     # Blocks the loop between requests: nothing else is to be done then.

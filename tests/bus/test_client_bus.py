@@ -26,8 +26,8 @@ from momservice.errors import InvalidArgs, InvalidPolicy
 from momservice.link import Link
 from momservice.vdsm import DEADLINE_S
 
-# What a call that fails at once, or after VDSM's two seconds, may take on a busy machine; other deadlines are far longer.
-SOON_S = 6.0
+# What a call that fails at once, or after VDSM's two seconds, may take on a busy machine; other deadlines are longer.
+SOON_S = 9.0
 # What the system bus lets a caller wait for.
 REPLIES = 128
 THREADS = 8
@@ -169,7 +169,7 @@ def test_clients_that_are_forgotten_leave_nothing_behind(bus: PrivateBus) -> Non
 
 def test_a_bus_that_hangs_holds_nobody_up_beyond_the_deadline(bus: PrivateBus) -> None:
     service = Service(bus.address)
-    with BlockingClient(bus.address, deadline_s=2) as client:
+    with BlockingClient(bus.address, deadline_s=5) as client:
         assert client.ping()
         bus.signal(signal.SIGSTOP)
         with pytest.raises(CallError) as raised:
@@ -200,6 +200,7 @@ def test_a_service_that_hangs_for_long_is_late_and_nothing_else(bus: PrivateBus)
         # More than the bus lets one connection wait for.
         outcomes = {await outcome(client) for _ in range(300)}
         service.hangs = False
+        client._deadline_s = 60
         while await outcome(client) != "True":
             pass
         await client.close()
@@ -221,7 +222,10 @@ def answers_late(client: BlockingClient) -> bool:
 
 
 @pytest.fixture
-def vdsm(bus: PrivateBus) -> Iterator[VdsmMomClient]:
+def vdsm(bus: PrivateBus, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[VdsmMomClient]:
+    # Where nothing hangs its deadline is beside the point, and a busy machine may miss it.
+    if request.function is not test_vdsm_survives_a_bus_that_hangs:
+        monkeypatch.setattr("momservice.vdsm.DEADLINE_S", 60.0)
     client = VdsmMomClient(bus.address)
     yield client
     client.close()
@@ -293,7 +297,7 @@ def test_vdsm_survives_a_bus_that_is_away_and_finds_it_again(bus: PrivateBus, vd
 def test_vdsm_survives_a_bus_that_hangs(bus: PrivateBus, vdsm: VdsmMomClient, connected: bool) -> None:
     service = Service(bus.address)
     if connected:
-        assert vdsm.getStatus() == "active"
+        wait_for(lambda: vdsm.getStatus() == "active", "an answer in time")
     bus.signal(signal.SIGSTOP)
     away(vdsm)
     bus.signal(signal.SIGCONT)

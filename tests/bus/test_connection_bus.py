@@ -73,6 +73,8 @@ def test_a_bus_that_dies_under_calls_leaves_no_traceback(
 def test_a_change_right_behind_the_answer_is_the_owner(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     async def scenario(connection: Connection, _served: Served) -> None:
         caller, told, held = await asyncio.to_thread(Stranger, address), list[str | None](), bytearray()
+        # All that came before has been read then.
+        assert await connection.owner_of(caller.name) == caller.name
         feed, passed = connection._bus._reader.feed, list[bytes]()
 
         def hold(data: bytes) -> None:

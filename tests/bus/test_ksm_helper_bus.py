@@ -63,7 +63,7 @@ class Stage:
         # A file, unlike a knob, can be seen empty while it is written.
         return {knob: int((self.folder / "ksm" / knob).read_text() or -1) for knob in FOUND}
 
-    def wait_for(self, condition: Callable[[], object], timeout: float = 20) -> None:
+    def wait_for(self, condition: Callable[[], object], timeout: float = 60) -> None:
         end = time.monotonic() + timeout
         while not condition():
             assert time.monotonic() < end
@@ -137,7 +137,7 @@ def stage(host: AnyHost, tmp_path: Path) -> Iterator[Stage]:
 )
 def test_the_bus_lets_nobody_but_mom_send_anything(stage: Stage, user: str, call: list[str]) -> None:
     stage.start_helper()
-    result = stage.host.run(["busctl", "--timeout=5", "call", NAME, PATH, *call], user=user)
+    result = stage.host.run(["busctl", "call", NAME, PATH, *call], user=user)
     assert (result.returncode, result.stdout) == (1, "")
     assert "denied" in result.stderr.lower()
     assert stage.knobs() == FOUND
@@ -145,7 +145,7 @@ def test_the_bus_lets_nobody_but_mom_send_anything(stage: Stage, user: str, call
 
 def test_mom_may_not_be_the_helper(stage: Stage) -> None:
     result = stage.start("ksm_helper_on_files.py", str(stage.folder), "1", "1", "1", user="mom")
-    assert result.wait(20) == 1
+    assert result.wait(60) == 1
     assert "refuses the name" in result.communicate()[1]
 
 
@@ -194,11 +194,10 @@ def test_what_the_service_gets(stage: Stage) -> None:
 def test_a_burst_of_calls_is_cut_off(stage: Stage) -> None:
     stage.start_helper()
     service = stage.probe("--own")
-    answers = [service.call("Read") for _ in range(30)]
-    assert all("error" not in answer for answer in answers[:20])
-    assert answers[-1]["error"] == "LimitsExceeded"
-    time.sleep(2.5)
-    assert "error" not in service.call("Read")
+    assert all("error" not in service.call("Read") for _ in range(20))
+    # As many as go beyond one a second, which is given back meanwhile.
+    stage.wait_for(lambda: service.call("Read").get("error") == "LimitsExceeded")
+    stage.wait_for(lambda: "error" not in service.call("Read"))
 
 
 def test_refused_calls_use_up_nothing(stage: Stage) -> None:
@@ -214,32 +213,34 @@ def test_the_service_gone_too_long(stage: Stage) -> None:
     time.sleep(1.5)
     service = stage.probe("--own")
     # Between two looks of the helper, perhaps.
-    service.apply(run=1)
+    there = time.monotonic()
+    assert service.apply(run=1) == {"run": 1}
     service.process.kill()
-    gone = time.monotonic()
     stage.wait_for(lambda: stage.knobs() == FOUND)
-    assert time.monotonic() - gone > 2
+    assert time.monotonic() - there > 2.9
 
 
 def test_a_service_that_comes_back_in_time_keeps_its_knobs(stage: Stage) -> None:
-    stage.start_helper(gone=3)
-    service = stage.probe("--own")
+    stage.start_helper(gone=8)
+    # Both are there already: a busy machine takes seconds to start one.
+    service, again = stage.probe("--own"), stage.probe()
     service.apply(run=1)
     service.process.kill()
+    stage.wait_for(lambda: not stage.host.owned("org.ovirt.Mom1"))
     time.sleep(1)
-    again = stage.probe("--own")
-    time.sleep(4)
+    again.call("own")
+    time.sleep(9)
     assert stage.knobs() == {**FOUND, "run": 1}
     again.call("Restore")
 
 
 def test_the_lease_runs_out_and_can_be_renewed(stage: Stage) -> None:
-    stage.start_helper(lease=2)
+    stage.start_helper(lease=5)
     service = stage.probe("--own")
     service.apply(run=1)
     for _ in range(4):
-        service.call("Renew", "u", 2)
-        time.sleep(1)
+        service.call("Renew", "u", 5)
+        time.sleep(1.5)
         assert stage.knobs()["run"] == 1
     stage.wait_for(lambda: stage.knobs() == FOUND)
 
@@ -250,7 +251,7 @@ def test_a_signal_restores(stage: Stage, number: int) -> None:
     stage.probe("--own").apply(run=1, pages_to_scan=5)
     inner = stage.host.check(["pgrep", "-f", f"ksm_helper_on_files.py {stage.folder}"]).split()
     stage.host.check(["kill", f"-{number}", *inner])
-    assert helper.wait(10) == 0
+    assert helper.wait(60) == 0
     assert stage.knobs() == FOUND
 
 
@@ -269,29 +270,32 @@ def test_a_lost_bus_restores_and_fails(stage: Stage) -> None:
     helper = stage.start_helper()
     assert stage.probe("--own", user="mom").apply(run=1) == {"run": 1}
     end(bus)
-    assert helper.wait(10) == 1
+    assert helper.wait(60) == 1
     assert stage.knobs() == FOUND
 
 
 def test_it_goes_when_idle_and_nothing_is_changed(stage: Stage) -> None:
-    helper = stage.start_helper(idle=2)
+    # First: to start it may take as long.
     stranger = stage.probe()
-    end_s = time.monotonic() + 10
+    helper = stage.start_helper(idle=2)
+    end_s = time.monotonic() + 60
     # Strangers don't keep it up.
     while helper.poll() is None and time.monotonic() < end_s:
         assert stranger.call("Read")["error"] in ("AccessDenied", "NoReply", "ServiceUnknown")
         time.sleep(0.2)
     assert helper.poll() == 0
+    # The last call may have come when it had gone: then the bus has started the installed one.
+    stage.host.run(["pkill", "-f", "/momhelper$"])
 
 
 def test_it_stays_as_long_as_something_is_changed(stage: Stage) -> None:
-    helper = stage.start_helper(idle=1)
     service = stage.probe("--own")
-    service.apply(run=1)
-    time.sleep(3)
+    helper = stage.start_helper(idle=3)
+    assert service.apply(run=1) == {"run": 1}
+    time.sleep(5)
     assert helper.poll() is None
     service.call("Restore")
-    assert helper.wait(10) == 0
+    assert helper.wait(60) == 0
 
 
 def test_the_installed_helper_is_started_by_the_bus_and_refuses(stage: Stage) -> None:

@@ -56,7 +56,7 @@ def test_momctl_shows_what_would_change(host: AnyHost, client: BlockingClient) -
 def test_momctl_explains_the_host(host: AnyHost, client: BlockingClient) -> None:
     client.set_policy("(def merge (n) (Host.Control 'ksm_run' n))\n(merge Host.mem_free)")
     generation = client.status().generation
-    host.wait_for(lambda: client.explain("host", 1)[0].generation == generation, "a run of the policy", 30)
+    host.wait_for(lambda: client.explain("host", 1)[0].generation == generation, "a run of the policy")
     done = momctl(host, "explain", "host")
     assert (done.returncode, done.stderr) == (0, "")
     run, outcome, where, called, read = done.stdout.splitlines()
@@ -101,8 +101,11 @@ def test_momctl_records_what_it_replays(host: AnyHost, client: BlockingClient, w
 def test_a_recording_ends_when_it_is_told_to_and_its_last_line_is_whole(host: AnyHost, world: Path) -> None:
     script = f"momctl record {world} & while [ ! -s {world} ]; do sleep 0.1; done; kill -TERM $!; wait $!"
     done = host.run(["bash", "-c", script])
-    assert (done.returncode, done.stderr, done.stdout) == (0, "", f"{world}: 1 snapshot\n")
-    assert [json.loads(line)["format"] for line in world.read_text().splitlines()] == ["mom-snapshot"]
+    lines = world.read_text().splitlines(keepends=True)
+    # A busy machine may get to more than one.
+    assert (done.returncode, done.stderr, done.stdout) == (0, "", f"{world}: {len(lines)} snapshot{'s' if len(lines) > 1 else ''}\n")
+    assert [json.loads(line)["format"] for line in lines] == ["mom-snapshot"] * len(lines)
+    assert lines[-1].endswith("\n")
 
 
 def test_momctl_tells_a_refusal_in_one_line(host: AnyHost) -> None:

@@ -39,5 +39,5 @@ def test_helpers_that_strangers_have_started_go_again() -> None:
             ping = ["busctl", "call", f"org.ovirt.{name}", f"/org/ovirt/{name}", "org.freedesktop.DBus.Peer", "Ping"]
             assert "denied" in host.run(ping, user="alice").stderr
         host.wait_for(lambda: all(host.owned(f"org.ovirt.{name}") for name in units.values()), "the helpers to be started")
-        host.wait_for(lambda: all(host.properties(unit, "ActiveState") == ["inactive"] for unit in units), "the helpers to go", 90)
+        host.wait_for(lambda: all(host.properties(unit, "ActiveState") == ["inactive"] for unit in units), "the helpers to go", 240)
         assert [host.properties(unit, "Result") for unit in units] == [["success"]] * len(units)

@@ -19,7 +19,7 @@ def test_a_squeezed_guest_is_explained_and_another_policy_is_tried_and_replayed(
     with Host(guests=1, settle=True, ksm=False) as host:
         size = host.balloons()["vm1"]
         host.check(["momctl", "params", "set", "pressure_threshold=0.99"])
-        host.wait_for(lambda: host.balloons()["vm1"] < size, "the guest to shrink", 60, "momservice")
+        host.wait_for(lambda: host.balloons()["vm1"] < size, "the guest to shrink", log="momservice")
         explained = json.loads(host.check(["momctl", "explain", "vm1", "--runs", "10", "--json"]))
         shrunk = [row for row in explained if row["status"] in ("applied", "clamped")]
         assert shrunk, explained

@@ -32,10 +32,10 @@ def host() -> Iterator[Host]:
 
 
 def dev(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
-    return subprocess.run([ROOT / "dev", *arguments], input=stdin, capture_output=True, text=True, check=False, cwd=ROOT, timeout=120)
+    return subprocess.run([ROOT / "dev", *arguments], input=stdin, capture_output=True, text=True, check=False, cwd=ROOT, timeout=300)
 
 
-def until(condition: Callable[[], object], timeout_s: float = 40) -> None:
+def until(condition: Callable[[], object], timeout_s: float = 90) -> None:
     end = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < end, "waited in vain"
@@ -109,7 +109,7 @@ def test_a_stop_is_heeded_as_soon_as_the_name_is_owned(host: Host, program: str)
         name = {"momhelper": "org.ovirt.MomHelper1", "momhelper-guests": "org.ovirt.MomGuestHelper1"}[program]
         watcher.send(call_of(*BUS, "StartServiceByName", "su", name, 0, quiet=True))
     # A look every 50 ms would come too late for what this is about.
-    end = time.monotonic() + 40
+    end = time.monotonic() + 90
     while not watcher.call(call_of(*BUS, "NameHasOwner", "s", name)).body[0]:
         assert time.monotonic() < end
     if program == "momservice":
@@ -175,7 +175,9 @@ def test_however_dev_ends_all_is_as_before(options: list[str], least: list[str],
     before, mounts, kernel = knobs_when_free(), Path("/proc/mounts").read_text(), settings()
     value = str(int(before["pages_to_scan"]) + 1)
     script = f"echo {value} > {KNOB}; echo $MOM_LAB; readlink /proc/self/ns/pid; exec sleep 1000"
-    arguments = [str(ROOT / "dev"), "lab", *options, "--no-service", "--", "sh", "-c", script]
+    # Whoever runs the tests in the background has them ignore Ctrl-C.
+    begin = ["env", "--default-signal=INT", str(ROOT / "dev")]
+    arguments = [*begin, "lab", *options, "--no-service", "--", "sh", "-c", script]
     with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
         assert process.stdout
         state, namespace = Path(process.stdout.readline().strip()), process.stdout.readline().strip()
@@ -220,8 +222,11 @@ def test_a_helper_that_is_killed_has_its_knobs_put_back_and_one_that_exits_has_n
         other = str(int(found) + 1)
         host.check(["sh", "-c", f"echo {other} > {KNOB}"])
         imitate(host, script)
-        time.sleep(1)
-        assert knobs.read()["pages_to_scan"] == (found if restored else other)
+        if restored:
+            host.wait_for(lambda: knobs.read()["pages_to_scan"] == found, "the knob to be put back")
+        else:
+            time.sleep(1)
+            assert knobs.read()["pages_to_scan"] == other
         # The rest is left running.
         assert host.owned("org.freedesktop.PolicyKit1")
     assert knobs_when_free()["pages_to_scan"] == found
@@ -235,5 +240,5 @@ def test_the_helper_killed_for_real_has_its_knobs_put_back() -> None:
         # So that nobody activates another helper, which would put the knobs back itself.
         host.signal("momservice", signal.SIGSTOP)
         host.check(["pkill", "-KILL", "-x", "momhelper"])
-        host.wait_for(lambda: knobs.read() == host.knobs_before, "the knobs to be put back", 5)
+        host.wait_for(lambda: knobs.read() == host.knobs_before, "the knobs to be put back")
         assert os.WTERMSIG(host.ended_helper("momhelper") or 0) == signal.SIGKILL

@@ -15,7 +15,7 @@ MIB = 1024 * 1024
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([ROOT / "dev", "run", *arguments], capture_output=True, text=True, check=False, timeout=300)
+    return subprocess.run([ROOT / "dev", "run", *arguments], capture_output=True, text=True, check=False, timeout=900)
 
 
 def test_balloons_go_down_and_come_back_and_knobs_change_and_are_restored() -> None:
@@ -34,7 +34,8 @@ def test_balloons_go_down_and_come_back_and_knobs_change_and_are_restored() -> N
     assert all(knob["after"] == knob["before"] for knob in seen["ksm"].values())
     assert 1 in seen["ksm"]["run"]["during"]
     assert max(seen["ksm"]["pages_to_scan"]["during"]) == 1250
-    assert seen["cycles"] == len(seen["evaluation_us"]) > 15
+    # One every two seconds; a busy machine looks less often.
+    assert seen["cycles"] == len(seen["evaluation_us"]) > 5
     assert all(seen["versions"].values())
     with locked(knobs.LOCK):
         assert knobs.read() == before

@@ -38,4 +38,4 @@ def test_the_old_vdsm_sees_guests_by_name_and_its_parameters_move_their_balloons
         # A host that is always short of memory.
         vdsm.set_parameters({"balloonEnabled": True, "ksmEnabled": False})
         vdsm.set_parameters({"host_free_wanted": 0.99})
-        host.wait_for(lambda: all(host.balloons()[name] < before[name] for name in names), "the balloons to move", 60, "momservice")
+        host.wait_for(lambda: all(host.balloons()[name] < before[name] for name in names), "the balloons to move", log="momservice")

@@ -114,7 +114,7 @@ def decided(guests: Sequence[Entity], trace: bool) -> tuple[object, ...]:
     return controls, exact(decisions.results), decisions.failures, exact(sorted(decisions.variables.items()))
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(steps())
 def test_a_table_that_grows_tells_what_the_guests_do(made: tuple[Histories, list[tuple[str, Any]]]) -> None:
     histories, happens = made

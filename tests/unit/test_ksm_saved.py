@@ -22,7 +22,7 @@ def within_seconds(work: Callable[[], T]) -> T:
     results: list[T] = []
     thread = threading.Thread(target=lambda: results.append(work()), daemon=True)
     thread.start()
-    thread.join(20)
+    thread.join(60)
     assert results
     return results[0]
 

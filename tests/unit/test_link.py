@@ -193,8 +193,9 @@ def test_what_takes_too_long_is_cancelled() -> None:
             ended.set()
 
     loop = LoopThread("test-loop")
+    # Long enough for the other thread to begin with it.
     with pytest.raises(TimeoutError):
-        loop.run(slow(), 0.01)
+        loop.run(slow(), 1)
     assert ended.wait(60)
     loop.close()
 

@@ -8,7 +8,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from momservice.bus.objects import CallError, Export, Objects
@@ -32,8 +32,6 @@ def below(objects: Objects, path: str) -> list[str]:
     return [node.get("name", "") for node in ElementTree.fromstring(text).iter("node")][1:]  # our own
 
 
-# On a busy machine an example may take long.
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.booleans(), PATHS), max_size=12))
 def test_nodes_are_there_as_long_as_something_is_at_them_or_below(changes: list[tuple[bool, str]]) -> None:
     objects, served = Objects(), set[str]()

@@ -405,7 +405,7 @@ def test_threads_that_evaluate_beside_each_other_leave_the_collector_on(monkeypa
             found = self.on
             if not found:
                 leave.set()
-                other.join(5)
+                other.join(60)
             return found
 
         def disable(self) -> None:
@@ -417,14 +417,14 @@ def test_threads_that_evaluate_beside_each_other_leave_the_collector_on(monkeypa
     def evaluates() -> None:
         with loading._without_collector:
             inside.set()
-            leave.wait(5)
+            leave.wait(60)
 
     collector, other = Collector(), threading.Thread(target=evaluates)
     monkeypatch.setattr(loading, "gc", collector)
     other.start()
-    assert inside.wait(5)
+    assert inside.wait(60)
     with loading._without_collector:
         assert not collector.on
     leave.set()
-    other.join(5)
+    other.join(60)
     assert collector.on

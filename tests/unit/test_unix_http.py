@@ -242,7 +242,10 @@ def test_another_user_is_not_answered(tmp_path: Path) -> None:
 
 def test_idle_means_that_nobody_is_connected(tmp_path: Path) -> None:
     async def scenario(server: Server, path: str) -> None:
-        _, writer = await asyncio.open_unix_connection(path)
+        reader, writer = await asyncio.open_unix_connection(path)
+        # It knows of the connection by then.
+        writer.write(post(b"one"))
+        assert await answer_to(reader) == b"one"
         idle = asyncio.ensure_future(server.idle(0.05))
         await asyncio.sleep(0.3)
         assert not idle.done()
