@@ -43,7 +43,7 @@ CALL_DEADLINE_S = 8.0
 # libvirtd answers five calls of one connection at a time.
 PARALLEL = 4
 MAX_THREADS = 16
-# libvirt's client before 10.0 may overlook a call that comes just when another one begins to wait for its answer. It sees both with the
+# libvirt's client (seen with 9.0) may overlook a call that comes just when another one begins to wait for its answer. It sees both with the
 # next call, so there is one as long as any are under way: a guest that hangs would let others wait as well.
 NUDGE_S = 0.2
 
