@@ -57,7 +57,7 @@ class Client:
 
     def __init__(self, link: Link, *, interactive: bool = False, deadline_s: float = DEADLINE_S) -> None:
         self._link = link
-        self._interactive = interactive
+        self.interactive = interactive
         self._deadline_s = DIALOG_DEADLINE_S if interactive else deadline_s
 
     @classmethod
@@ -72,7 +72,7 @@ class Client:
         await self._link.close()
 
     async def _call(self, interface: str, member: str, signature: str = "", *args: Any) -> Sequence[Any]:
-        return await self._link.call(interface, member, signature, *args, deadline_s=self._deadline_s, interactive=self._interactive)
+        return await self._link.call(interface, member, signature, *args, deadline_s=self._deadline_s, interactive=self.interactive)
 
     async def _one(self, interface: str, member: str, signature: str = "", *args: Any) -> Any:
         return (await self._call(interface, member, signature, *args))[0]
@@ -242,8 +242,13 @@ class BlockingClient:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
-    def status(self) -> ServiceStatus:
+    @property
+    def interactive(self) -> bool:
         """See Client, like all below."""
+        return self._client.interactive
+
+    def status(self) -> ServiceStatus:
+        """See Client."""
         return self._wait(self._client.status())
 
     def ping(self) -> bool:

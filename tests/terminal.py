@@ -14,17 +14,17 @@ DEADLINE_S = 60
 
 
 def answered(outer: int, process: subprocess.Popen[Any], keys: str) -> tuple[int, str]:
-    """The exit status of a program at a terminal, where `keys` answer its question, and what it has shown.
+    """The exit status of a program at a terminal, where `keys` answer each of its questions, and what it has shown.
 
     `outer`: the terminal's other end; somebody else keeps the terminal open as well.
     """
-    shown, typed, end = b"", False, time.monotonic() + DEADLINE_S
+    shown, typed, end = b"", 0, time.monotonic() + DEADLINE_S
     while process.poll() is None or select.select([outer], [], [], 0)[0]:
         assert time.monotonic() < end, shown
         if select.select([outer], [], [], 0.1)[0]:
             shown += os.read(outer, 65536)
         # The agent switches the echo off, and drops what was typed before that.
-        if not typed and shown.endswith(b"Password: ") and not termios.tcgetattr(outer)[3] & termios.ECHO:
+        if typed < len(shown) and shown.endswith(b"Password: ") and not termios.tcgetattr(outer)[3] & termios.ECHO:
             os.write(outer, keys.encode())
-            typed = True
+            typed = len(shown)
     return process.wait(), shown.decode()

@@ -59,7 +59,10 @@ class Agent:
 
 
 class AskingClient(Client):
-    """A client that has a person asked for a password where that helps: the refused call, which did nothing, is made once more."""
+    """A client that has a person asked for a password where that helps: the refused call, which did nothing, is made once more.
+
+    `interactive`: whether somebody has been.
+    """
 
     def __init__(self, *args: Any, **more: Any) -> None:
         super().__init__(*args, **more)
@@ -74,7 +77,7 @@ class AskingClient(Client):
         try:
             return await super()._call(interface, member, signature, *args)
         except InteractiveAuthorizationRequired:
-            if self._interactive or not await asyncio.to_thread(self._agent.begin):
+            if self.interactive or not await asyncio.to_thread(self._agent.begin):
                 raise
-        self._interactive, self._deadline_s = True, DIALOG_DEADLINE_S
+        self.interactive, self._deadline_s = True, DIALOG_DEADLINE_S
         return await super()._call(interface, member, signature, *args)

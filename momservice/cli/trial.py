@@ -84,6 +84,9 @@ def _undisturbed(client: BlockingClient, work: Callable[[], T]) -> tuple[T, bool
         after = seen()
         if before == after:
             return given, True
+        if client.interactive:
+            # Whoever was asked for passwords would be asked again.
+            break
         before = after
     return given, False
 

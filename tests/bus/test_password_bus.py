@@ -56,6 +56,13 @@ def test_the_right_password_lets_a_user_in(host: AnyHost) -> None:
     host.check(["momctl", "resume"])
 
 
+def test_a_trial_asks_for_each_of_its_two_evaluations_and_no_more(host: AnyHost) -> None:
+    host.path("/tmp/more.policy").write_text("(defvar more 1)\n", encoding="ascii")
+    status, shown, _ = asked(host, f"{PASSWORD}\n", "policy", "try", "/tmp/more.policy")
+    assert (status, shown.count("Password: ")) == (0, 2), shown
+    assert "nothing would change" in shown
+
+
 def test_a_wrong_password_does_not(host: AnyHost) -> None:
     status, shown, restored = asked(host, "wrong\n", "reload")
     assert (status, restored) == (4, True), shown

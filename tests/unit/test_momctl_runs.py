@@ -38,6 +38,7 @@ class Service:
     figures: list[Statistics] = field(default_factory=lambda: [Statistics({}, {})])
     parameter: Mapping[str, Parameter] = field(default_factory=dict)
     asked: list[Any] = field(default_factory=list)
+    interactive: bool = False
 
     def __enter__(self) -> Service:
         return self
@@ -202,6 +203,13 @@ def test_figures_that_never_rest_are_said_to(monkeypatch: pytest.MonkeyPatch, ca
     assert "the figures changed meanwhile" in capsys.readouterr().out
     assert command.main(["policy", "try", "--json", policy]) == 0
     assert json.loads(capsys.readouterr().out)["undisturbed"] is False
+
+
+def test_whoever_was_asked_for_passwords_is_not_asked_again(monkeypatch: pytest.MonkeyPatch, policy: str) -> None:
+    service = Service(answers={"": OLD, "NEW": OLD}, figures=[Statistics({"n": number}, {}) for number in range(99)], interactive=True)
+    serve(monkeypatch, service)
+    assert command.main(["policy", "try", policy]) == 0
+    assert len(service.asked) == 2
 
 
 def test_a_failure_of_many_guests_is_told_once(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], policy: str) -> None:
