@@ -71,6 +71,8 @@ class Ksm:
         # By knob: what the helper last read back after writing, and the strange value that was last reported.
         self._applied: dict[str, int] = {}
         self._reported: dict[str, int] = {}
+        # Whether an Apply has been sent of which isn't known what became of it.
+        self._unconfirmed = False
         self._renewed_s = 0.0
         self._alone_until_s = 0.0
 
@@ -93,6 +95,7 @@ class Ksm:
         """Ask the helper whether it is there. Raises HelperUnavailable."""
         self._check_alone()
         await ping(self._connection, NAME, PATH)
+        self._unconfirmed = False
 
     async def begin(self) -> None:
         """Put back what a service that crashed before us has left, so that we start from what was found. Raises HelperUnavailable."""
@@ -105,9 +108,10 @@ class Ksm:
 
     def _owner_changed(self, owner: str | None) -> None:
         """A helper with something to put back never exits by itself: it was killed, and whoever guards it has put the knobs back."""
-        if owner is None and self._applied:
+        if owner is None and (self._applied or self._unconfirmed):
             log.warning("momhelper has ended unexpectedly; KSM is left alone for %d s", AFTER_END_S)
             self._applied.clear()
+            self._unconfirmed = False
             self._alone_until_s = self._clock() + AFTER_END_S
 
     def _check_alone(self) -> None:
@@ -172,7 +176,15 @@ class Ksm:
 
     async def _apply(self, plans: Sequence[_Plan]) -> list[Outcome]:
         self._renewed_s = self._clock()
-        in_force: dict[str, int] = await self._call("Apply", "a{su}", {plan.knob: plan.value for plan in plans})
+        self._unconfirmed = True
+        try:
+            in_force: dict[str, int] = await self._call("Apply", "a{su}", {plan.knob: plan.value for plan in plans})
+        except CallError:
+            self._unconfirmed = False
+            raise
+        self._unconfirmed = False
+        # It may have ended since it answered: then the knobs are back already.
+        self._check_alone()
         self._applied |= in_force
         for knob in in_force:
             self._reported.pop(knob, None)

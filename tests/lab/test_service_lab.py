@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -84,6 +85,20 @@ def test_a_killed_helper_has_its_knobs_put_back_and_is_started_again_later(host:
     host.wait_for(lambda: any(line.startswith("KSM is unavailable: ") for line in reasons(host)), "KSM to be missed")
     assert knobs(host) == found_knobs(host)
     host.wait_for(lambda: knobs(host)["run"] == "1" and host.status() == "active", "KSM to be back", log="momservice")
+
+
+def test_a_helper_killed_before_its_answer_is_read_is_missed_too(host: AnyHost) -> None:
+    set_parameters(host, SHORT)
+    host.wait_for(lambda: host.run(["pgrep", "--full", "/usr/libexec/momhelper$"]).stdout, "the helper to be started")
+    host.signal("momservice", signal.SIGSTOP)
+    try:
+        host.wait_for(lambda: all(knobs(host)[name] != value for name, value in found_knobs(host).items()), "KSM to run")
+        host.check(["pkill", "--signal", "KILL", "--full", "/usr/libexec/momhelper$"])
+        host.wait_for(lambda: knobs(host) == found_knobs(host), "the knobs to be back")
+    finally:
+        host.signal("momservice", signal.SIGCONT)
+    host.wait_for(lambda: any(line.startswith("KSM is unavailable: momhelper has ended") for line in reasons(host)), "KSM to be missed")
+    assert knobs(host) == found_knobs(host)
 
 
 def test_a_stopped_service_puts_the_knobs_back_at_once(host: AnyHost) -> None:

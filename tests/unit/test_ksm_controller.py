@@ -29,8 +29,8 @@ class Bus:
     running: bool = False
     owner_changed: Callable[[str | None], None] = print
 
-    async def call(self, *call: Any, deadline_s: float) -> Sequence[Any]:
-        member, _signature, *args = call[3:]
+    async def call(self, *call: Any, deadline_s: float = 10) -> Sequence[Any]:
+        member, args = call[3], call[5:]
         self.calls.append((member, *args))
         assert deadline_s <= 10
         if self.errors:
@@ -315,5 +315,54 @@ def test_a_helper_that_was_killed_is_not_started_again_at_once() -> None:
 def test_a_helper_that_had_nothing_to_do_may_go() -> None:
     stage = Stage()
     asyncio.run(stage.ksm.begin())
+    stage.bus.owner_changed(None)
+    assert stage.apply(run=1)["run"].status == "applied"
+
+
+NO_REPLY = CallError(ERROR + "NoReply", "Message recipient disconnected from message bus without replying")
+
+
+@pytest.mark.parametrize("answered", [True, False])
+def test_a_helper_that_is_killed_at_its_first_apply_is_left_alone_too(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, answered: bool
+) -> None:
+    asyncio.run(stage.ksm.begin())
+    call = stage.bus.call
+
+    async def killed(*arguments: Any, deadline_s: float) -> Sequence[Any]:
+        answer = await call(*arguments, deadline_s=deadline_s)
+        # It was on the way when the helper was killed.
+        stage.bus.owner_changed(None)
+        return answer
+
+    with monkeypatch.context() as patch, pytest.raises(HelperUnavailable):
+        if answered:
+            patch.setattr(stage.bus, "call", killed)
+        else:
+            stage.bus.errors.append(NO_REPLY)
+        stage.apply(run=1)
+    if not answered:
+        stage.bus.owner_changed(None)
+    stage.bus.knobs["run"] = 0
+    calls = len(stage.bus.calls)
+    with pytest.raises(HelperUnavailable, match="ended unexpectedly"):
+        stage.apply(run=1)
+    asyncio.run(stage.ksm.renew())
+    assert len(stage.bus.calls) == calls
+    stage.now_s += 30
+    assert stage.apply(run=1)["run"].status == "applied"
+
+
+@pytest.mark.parametrize("refused", [True, False])
+def test_a_helper_that_has_nothing_of_ours_may_go(stage: Stage, refused: bool) -> None:
+    asyncio.run(stage.ksm.begin())
+    stage.bus.errors.append(CallError(BUSY, "run: busy") if refused else NO_REPLY)
+    if refused:
+        assert stage.apply(run=1)["run"].status == "refused"
+    else:
+        with pytest.raises(HelperUnavailable):
+            stage.apply(run=1)
+        # A new one has answered since.
+        asyncio.run(stage.ksm.probe())
     stage.bus.owner_changed(None)
     assert stage.apply(run=1)["run"].status == "applied"
