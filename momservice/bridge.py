@@ -172,9 +172,9 @@ async def serve(sockets: Sequence[socket.socket], *, until_idle: bool) -> None:
     # Our own user is vdsm.
     server = Server(Methods(client).answer, {0, os.geteuid()})
     listening = [await server.serve(each) for each in sockets]
-    ends = [asyncio.ensure_future(stop.wait())]
+    ends: list[asyncio.Future[Any]] = [asyncio.ensure_future(stop.wait())]
     if until_idle:
-        ends.append(asyncio.ensure_future(server.idle(IDLE_S)))  # type: ignore[arg-type]  # only their end matters
+        ends.append(asyncio.ensure_future(server.idle(IDLE_S)))
     await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
     for each in listening:
         each.close()

@@ -87,7 +87,7 @@ class _Averaged:
         if len(columns) <= length:
             return _Averaged(columns, list(map(add, self._running, new.values)), odd)
         gone = columns.pop(0)
-        running = [total + value - old for total, value, old in zip(self._running, new.values, gone.values)]  # noqa: B905  # of one length
+        running = [total + value - old for total, value, old in zip(self._running, new.values, gone.values, strict=True)]
         return _Averaged(columns, running, odd - _counted(gone.odd))
 
 

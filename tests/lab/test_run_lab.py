@@ -34,8 +34,7 @@ def test_balloons_go_down_and_come_back_and_knobs_change_and_are_restored() -> N
     assert all(knob["after"] == knob["before"] for knob in seen["ksm"].values())
     assert 1 in seen["ksm"]["run"]["during"]
     assert max(seen["ksm"]["pages_to_scan"]["during"]) == 1250
-    # One every two seconds; a busy machine looks less often.
-    assert seen["cycles"] == len(seen["evaluation_us"]) > 5
+    assert seen["cycles"] == len(seen["evaluation_us"]) > 15
     assert all(seen["versions"].values())
     with locked(knobs.LOCK):
         assert knobs.read() == before

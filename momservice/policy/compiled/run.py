@@ -51,13 +51,13 @@ class Run(RunCalls):
         results: list[object] = []
         variable = self.variable
         for part in self._compiled.parts:
-            if type(part) is Certain:
+            if isinstance(part, Certain):
                 results.extend(part.code(self, variable))
                 # They can't fail, but a later form can, and must not undo them.
                 if self.journal:
                     self.end_journal()
             else:
-                results.append(self._form(part, variable))  # type: ignore[arg-type]  # there is nothing else
+                results.append(self._form(part, variable))
         if self.work < 0:
             raise Abandoned("limit")
         return Decisions(results, Controls(self._wanted), self._variables(), self.failures, self.debug, RUN_WORK - self.work)
